@@ -1,0 +1,3 @@
+//! Command line for exact diffusion inversion and image editing.
+
+fn main() {}

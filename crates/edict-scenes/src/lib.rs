@@ -1,0 +1,1 @@
+//! Procedural scenes with captions and ground-truth edits.

@@ -1,0 +1,1 @@
+//! Analytic noise predictors and conformance checks for edict predictors and back ends.

@@ -1,0 +1,1 @@
+//! Exact inversion of diffusion models.
