@@ -1,1 +1,7 @@
-//! Stable Diffusion networks, model folders and image editing by exact inversion, generic over a tensor back end.
+//! Stable Diffusion, written once: networks generic over a tensor [`Backend`], the Hugging Face folder reader, the tokenizer,
+//! images in and out, and editing by exact inversion.
+#![forbid(unsafe_code)]
+
+mod backend;
+
+pub use backend::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
