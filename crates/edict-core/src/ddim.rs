@@ -1,0 +1,67 @@
+//! DDIM, the baseline (arXiv:2010.02502).
+
+use crate::sampler::{finite, predict};
+use crate::update::{FiniteCheck, advance, retreat, scale, unscale};
+use crate::{Latents, NoisePredictor, Sampler, StateError, Step, StepError, Trajectory};
+
+/// Deterministic DDIM, and its approximate inversion.
+///
+/// Generation makes `z' = a z + b eps(z, t)`. To undo it one would need `eps` at the noisier latents, which are not known yet:
+/// inversion takes it at the cleaner ones, `z = (z' - b eps(z', t)) / a`, and is off by the difference. That error is what
+/// [`Edict`](crate::Edict) does away with. One network call a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ddim;
+
+impl Sampler for Ddim {
+    type State = Latents;
+
+    fn from_image(&self, image: &Latents) -> Latents {
+        image.clone()
+    }
+
+    fn from_noise(&self, noise: &Latents) -> Latents {
+        noise.clone()
+    }
+
+    fn image<'a>(&self, state: &'a Latents) -> &'a Latents {
+        state
+    }
+
+    fn check(&self, state: &Latents) -> Result<(), StateError> {
+        if FiniteCheck::of(state).passed() { Ok(()) } else { Err(StateError::NonFinite { latent: "z" }) }
+    }
+
+    fn generate_step<P: NoisePredictor + ?Sized>(
+        &self,
+        z: &mut Latents,
+        _: &Trajectory,
+        step: &Step,
+        predictor: &P,
+        condition: &P::Condition,
+    ) -> Result<(), StepError<P::Error>> {
+        let (a, b) = step.coefficients();
+        if b == 0.0 {
+            scale(z, a);
+            return Ok(());
+        }
+        let eps = predict(predictor, z, step, condition)?;
+        finite(advance(z, &eps, a, b), step)
+    }
+
+    fn invert_step<P: NoisePredictor + ?Sized>(
+        &self,
+        z: &mut Latents,
+        _: &Trajectory,
+        step: &Step,
+        predictor: &P,
+        condition: &P::Condition,
+    ) -> Result<(), StepError<P::Error>> {
+        let (a, b) = step.coefficients();
+        if b == 0.0 {
+            unscale(z, a);
+            return Ok(());
+        }
+        let eps = predict(predictor, z, step, condition)?;
+        finite(retreat(z, &eps, a, b), step)
+    }
+}

@@ -1,0 +1,187 @@
+//! One error enum per moment: configuring, starting from a state, making a step, running.
+
+use std::error::Error;
+
+use thiserror::Error as ThisError;
+
+use crate::Timestep;
+
+/// A schedule, trajectory, sampler or guidance that cannot be used as asked; raised on construction.
+#[derive(Clone, Debug, PartialEq, ThisError)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A schedule needs at least one training timestep.
+    #[error("a noise schedule needs at least one training timestep")]
+    EmptySchedule,
+    /// A beta is not in `[0, 1)`.
+    #[error("beta of training timestep {timestep} is {value}; betas must be in [0, 1)")]
+    Beta {
+        /// Training timestep.
+        timestep: usize,
+        /// The beta found.
+        value: f64,
+    },
+    /// An alpha-bar is not in `(0, 1]` or larger than its predecessor.
+    #[error(
+        "alpha-bar of training timestep {timestep} is {value}; alpha-bars must be in (0, 1] and must not increase"
+    )]
+    AlphaBar {
+        /// Training timestep.
+        timestep: usize,
+        /// The alpha-bar found.
+        value: f64,
+    },
+    /// The last alpha-bar is zero: latents there hold no signal, and inversion would divide by it.
+    #[error(
+        "the schedule ends at alpha-bar 0 (zero terminal SNR), which cannot be inverted; use the schedule before \
+         rescaling"
+    )]
+    ZeroTerminalSnr,
+    /// The alpha-bar that the last transition goes to lies outside its range.
+    #[error(
+        "final alpha-bar is {value}; it must be in [{minimum}, 1], {minimum} being that of training timestep 0"
+    )]
+    FinalAlphaBar {
+        /// The value asked for.
+        value: f64,
+        /// alpha-bar of training timestep 0.
+        minimum: f64,
+    },
+    /// The number of steps is zero or larger than the number of training timesteps.
+    #[error(
+        "{steps} steps asked for; the schedule has {training} training timesteps, use 1 to {training} steps"
+    )]
+    Steps {
+        /// Steps asked for.
+        steps: usize,
+        /// Training timesteps of the schedule.
+        training: usize,
+    },
+    /// The strength is not in `[0, 1]`.
+    #[error("strength is {0}; it must be in [0, 1]")]
+    Strength(f64),
+    /// A timestep lies outside the training schedule.
+    #[error(
+        "timestep {timestep} is outside training (0 to {last}); use fewer steps, offset 0, or timesteps up to {last}"
+    )]
+    TimestepOutsideTraining {
+        /// The timestep asked for.
+        timestep: usize,
+        /// The last training timestep.
+        last: usize,
+    },
+    /// Timesteps do not decrease from the first (noisiest) to the last.
+    #[error("timestep {next} follows {previous}; timesteps of a trajectory must decrease strictly")]
+    TimestepOrder {
+        /// The earlier of the two.
+        previous: usize,
+        /// The one that follows it.
+        next: usize,
+    },
+    /// A split point outside the trajectory.
+    #[error("cannot split at level {level}; this trajectory goes from level {start} to {end}")]
+    Split {
+        /// The level asked for.
+        level: usize,
+        /// First level of the trajectory.
+        start: usize,
+        /// Last level of the trajectory.
+        end: usize,
+    },
+    /// The mixing weight is not in `(0, 1]`.
+    #[error("mixing weight is {0}; it must be in (0, 1], for example 0.93 for 50 steps")]
+    MixingWeight(f64),
+    /// The guidance scale is not finite.
+    #[error("guidance scale is {0}; it must be a finite number")]
+    GuidanceScale(f64),
+    /// The interval of guided timesteps is empty.
+    #[error("guidance interval {low}:{high} is empty; the lower timestep comes first")]
+    GuidanceInterval {
+        /// First guided timestep.
+        low: usize,
+        /// Last guided timestep.
+        high: usize,
+    },
+}
+
+/// A state from which a run cannot start.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The two latents of a pair differ in shape.
+    #[error("the pair's latents must have one shape, found {x:?} and {y:?}")]
+    PairShape {
+        /// Shape of `x`.
+        x: Vec<usize>,
+        /// Shape of `y`.
+        y: Vec<usize>,
+    },
+    /// A latent is NaN or infinite.
+    #[error("latents must be finite, found a value that is not in `{latent}`")]
+    NonFinite {
+        /// Which latent: `x`, `y` or `z`.
+        latent: &'static str,
+    },
+}
+
+/// A step that could not be made.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum StepError<E: Error + 'static> {
+    /// The model failed.
+    #[error("prediction failed at step {step} (timestep {timestep})")]
+    Predict {
+        /// Index of the step in its run.
+        step: usize,
+        /// Training timestep of the step.
+        timestep: Timestep,
+        /// What the model reported.
+        source: E,
+    },
+    /// The model predicted NaN or an infinite value.
+    #[error(
+        "prediction at step {step} (timestep {timestep}) is not finite; the network overflowed or its input has left \
+         its range: try a network of higher precision, a lower guidance scale or a larger mixing weight"
+    )]
+    NonFinite {
+        /// Index of the step in its run.
+        step: usize,
+        /// Training timestep of the step.
+        timestep: Timestep,
+    },
+    /// The prediction has another shape than the latents.
+    #[error("prediction at step {step} should have the latents' shape {expected:?}, found {found:?}")]
+    PredictionShape {
+        /// Index of the step in its run.
+        step: usize,
+        /// Shape of the latents.
+        expected: Vec<usize>,
+        /// Shape of the prediction.
+        found: Vec<usize>,
+    },
+}
+
+/// A run that did not reach its end.
+///
+/// The state the run began from belongs to the caller and is unchanged, whatever the error.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum SampleError<E: Error + 'static, S> {
+    /// The run cannot start from this state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] StepError<E>),
+    /// The observer stopped the run.
+    ///
+    /// [`Trajectory::split_at`](crate::Trajectory::split_at) this level to continue from the state: generation with the
+    /// second piece, inversion with the first.
+    #[error("stopped at level {level}")]
+    Stopped {
+        /// The state reached.
+        state: S,
+        /// The level reached: 0 at the noisy end of the run, the number of steps at the image.
+        level: usize,
+    },
+}
