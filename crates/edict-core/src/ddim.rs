@@ -15,11 +15,11 @@ pub struct Ddim;
 impl Sampler for Ddim {
     type State = Latents;
 
-    fn from_image(&self, image: &Latents) -> Latents {
+    fn state_from_image(&self, image: &Latents) -> Latents {
         image.clone()
     }
 
-    fn from_noise(&self, noise: &Latents) -> Latents {
+    fn state_from_noise(&self, noise: &Latents) -> Latents {
         noise.clone()
     }
 

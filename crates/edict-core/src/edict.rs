@@ -102,11 +102,11 @@ impl Edict {
 impl Sampler for Edict {
     type State = CoupledPair;
 
-    fn from_image(&self, image: &Latents) -> CoupledPair {
+    fn state_from_image(&self, image: &Latents) -> CoupledPair {
         CoupledPair { x: image.clone(), y: image.clone() }
     }
 
-    fn from_noise(&self, noise: &Latents) -> CoupledPair {
+    fn state_from_noise(&self, noise: &Latents) -> CoupledPair {
         CoupledPair { x: noise.clone(), y: noise.clone() }
     }
 

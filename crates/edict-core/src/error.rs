@@ -179,8 +179,8 @@ pub enum SampleError<E: Error + 'static, S> {
     /// second piece, inversion with the first.
     #[error("stopped at level {level}")]
     Stopped {
-        /// The state reached.
-        state: S,
+        /// The state reached; boxed so that results stay small.
+        state: Box<S>,
         /// The level reached: 0 at the noisy end of the run, the number of steps at the image.
         level: usize,
     },

@@ -23,7 +23,7 @@
 //! let edict = Edict::default();
 //!
 //! let image = Latents::from_shape_fn(vec![1, 4, 8, 8], |i| (i[2] as f64 - i[3] as f64) / 8.0);
-//! let pair = edict.invert(&edict.from_image(&image), &trajectory, &model, "a photo", &mut ())?;
+//! let pair = edict.invert(&edict.state_from_image(&image), &trajectory, &model, "a photo", &mut ())?;
 //! let back = edict.generate(&pair, &trajectory, &model, "a photo", &mut ())?;
 //! let error = (&back.x - &image).iter().fold(0.0, |m: f64, d| m.max(d.abs()));
 //! assert!(error < 1e-11);
@@ -40,6 +40,8 @@
 //! * alpha-bar is the signal's share of the variance: `z = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps`.
 //! * Configuration errors ([`ConfigError`]) are raised on construction, never while sampling.
 #![forbid(unsafe_code)]
+// A panic on input is a bug: errors are typed.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod ddim;
 mod edict;

@@ -13,10 +13,10 @@ pub trait Sampler {
     type State: Clone;
 
     /// Makes the state of an image, to invert.
-    fn from_image(&self, image: &Latents) -> Self::State;
+    fn state_from_image(&self, image: &Latents) -> Self::State;
 
     /// Makes the state of fresh noise, to generate from.
-    fn from_noise(&self, noise: &Latents) -> Self::State;
+    fn state_from_noise(&self, noise: &Latents) -> Self::State;
 
     /// Returns the latents that a state's picture is decoded from.
     fn image<'a>(&self, state: &'a Self::State) -> &'a Latents;
@@ -77,7 +77,7 @@ pub trait Sampler {
             self.generate_step(&mut state, trajectory, step, predictor, condition)?;
             let level = step.index() + 1;
             if observer.after_step(step, &state).is_break() && level != end {
-                return Err(SampleError::Stopped { state, level });
+                return Err(SampleError::Stopped { state: Box::new(state), level });
             }
         }
         Ok(state)
@@ -107,7 +107,7 @@ pub trait Sampler {
             self.invert_step(&mut state, trajectory, step, predictor, condition)?;
             let level = step.index();
             if observer.after_step(step, &state).is_break() && level != start {
-                return Err(SampleError::Stopped { state, level });
+                return Err(SampleError::Stopped { state: Box::new(state), level });
             }
         }
         Ok(state)

@@ -173,13 +173,13 @@ impl Trajectory {
         if timesteps.is_empty() {
             return Err(ConfigError::Steps { steps: 0, training });
         }
-        if let Some(pair) = timesteps.windows(2).find(|pair| pair[1] >= pair[0]) {
-            return Err(ConfigError::TimestepOrder { previous: pair[0].get(), next: pair[1].get() });
-        }
         let mut levels = Vec::with_capacity(timesteps.len() + 1);
         for &t in &timesteps {
             let outside = ConfigError::TimestepOutsideTraining { timestep: t.get(), last: training - 1 };
             levels.push(schedule.alpha_bar(t).ok_or(outside)?);
+        }
+        if let Some(pair) = timesteps.windows(2).find(|pair| pair[1] >= pair[0]) {
+            return Err(ConfigError::TimestepOrder { previous: pair[0].get(), next: pair[1].get() });
         }
         levels.push(schedule.final_alpha_bar());
 

@@ -1,1 +1,15 @@
-//! Analytic noise predictors and conformance checks for edict predictors and back ends.
+//! Analytic noise predictors, error bounds and seeded noise, to test samplers and predictors with.
+//!
+//! The predictors are models whose answers are known in closed form, or networks small enough to run thousands of times.
+#![forbid(unsafe_code)]
+// A panic on input is a bug: errors are typed.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod noise;
+mod predictors;
+mod spy;
+pub mod tolerance;
+
+pub use noise::normal;
+pub use predictors::{Discontinuous, Elementwise, GaussianData, Mixture, Rounded, Rounding, TanhNetwork};
+pub use spy::{Call, Spy};

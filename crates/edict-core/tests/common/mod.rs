@@ -1,0 +1,67 @@
+//! Set-up shared by the tests of the core.
+#![allow(dead_code, unreachable_pub, reason = "every test program uses a part of it")]
+
+use std::ops::ControlFlow;
+
+use edict_core::*;
+
+/// The schedule of Stable Diffusion.
+pub fn schedule() -> NoiseSchedule {
+    NoiseSchedule::scaled_linear(0.00085, 0.012, 1000).unwrap()
+}
+
+pub fn trajectory(steps: usize, strength: f64) -> Trajectory {
+    Trajectory::builder(steps).offset(1).strength(strength).build(&schedule()).unwrap()
+}
+
+pub fn edict(mixing_weight: f64, order: UpdateOrder) -> Edict {
+    Edict::new(MixingWeight::Fixed(mixing_weight), order).unwrap()
+}
+
+pub fn largest(latents: &Latents) -> f64 {
+    latents.iter().fold(0.0, |m: f64, v| m.max(v.abs()))
+}
+
+pub fn max_difference(a: &Latents, b: &Latents) -> f64 {
+    assert_eq!(a.shape(), b.shape());
+    // A NaN must not vanish in a maximum.
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d <= m { m } else { d })
+}
+
+pub fn pair_difference(a: &CoupledPair, b: &CoupledPair) -> f64 {
+    max_difference(&a.x, &b.x).max(max_difference(&a.y, &b.y))
+}
+
+pub fn bits(latents: &Latents) -> Vec<u64> {
+    latents.iter().map(|v| v.to_bits()).collect()
+}
+
+pub fn pair_bits(pair: &CoupledPair) -> (Vec<u64>, Vec<u64>) {
+    (bits(&pair.x), bits(&pair.y))
+}
+
+/// The size of the largest latent a run has passed through.
+pub struct Largest(pub f64);
+
+impl Observer<CoupledPair> for Largest {
+    fn after_step(&mut self, _: &Step, pair: &CoupledPair) -> ControlFlow<()> {
+        self.0 = self.0.max(largest(&pair.x)).max(largest(&pair.y));
+        ControlFlow::Continue(())
+    }
+}
+
+/// An image to noise and back; returns the error and the largest latent on the way.
+pub fn image_round_trip<P: NoisePredictor>(
+    invert: &Edict,
+    generate: &Edict,
+    image: &Latents,
+    trajectory: &Trajectory,
+    model: &P,
+    condition: &P::Condition,
+) -> (f64, f64) {
+    let start = invert.state_from_image(image);
+    let mut seen = Largest(largest(image));
+    let noise = invert.invert(&start, trajectory, model, condition, &mut seen).unwrap();
+    let back = generate.generate(&noise, trajectory, model, condition, &mut seen).unwrap();
+    (pair_difference(&back, &start), seen.0)
+}
