@@ -5,5 +5,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod backend;
+mod tokenizer;
 
 pub use backend::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
+pub use tokenizer::{EncodedPrompt, Tokenizer, TokenizerError, TokenizerFiles};
