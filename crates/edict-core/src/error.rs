@@ -78,6 +78,28 @@ pub enum ConfigError {
         /// The one that follows it.
         next: usize,
     },
+    /// A kept run whose numbers do not fit together.
+    #[error(
+        "a run of {timesteps} timesteps out of {schedule_steps} has one level more than timesteps, found {levels}"
+    )]
+    Levels {
+        /// Timesteps given.
+        timesteps: usize,
+        /// Levels given.
+        levels: usize,
+        /// Steps of the full schedule given.
+        schedule_steps: usize,
+    },
+    /// The alpha-bar of a level is not in `(0, 1]` or smaller than that of the noisier level before it.
+    #[error(
+        "alpha-bar of level {level} is {value}; alpha-bars must be in (0, 1] and not fall from noise to image"
+    )]
+    Level {
+        /// The level, 0 at the noisy end.
+        level: usize,
+        /// The alpha-bar found.
+        value: f64,
+    },
     /// A split point outside the trajectory.
     #[error("cannot split at level {level}; this trajectory goes from level {start} to {end}")]
     Split {

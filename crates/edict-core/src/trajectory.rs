@@ -147,6 +147,7 @@ pub struct Trajectory {
     run: Arc<[Step]>,
     range: Range<usize>,
     schedule_steps: usize,
+    end_alpha_bar: f64,
 }
 
 impl Trajectory {
@@ -178,17 +179,48 @@ impl Trajectory {
             let outside = ConfigError::TimestepOutsideTraining { timestep: t.get(), last: training - 1 };
             levels.push(schedule.alpha_bar(t).ok_or(outside)?);
         }
-        if let Some(pair) = timesteps.windows(2).find(|pair| pair[1] >= pair[0]) {
-            return Err(ConfigError::TimestepOrder { previous: pair[0].get(), next: pair[1].get() });
-        }
+        check_order(&timesteps)?;
         levels.push(schedule.final_alpha_bar());
 
         let executed = (timesteps.len() as f64 * strength + 0.5).floor() as usize;
         let skipped = timesteps.len() - executed;
-        let run: Arc<[Step]> = (skipped..timesteps.len())
-            .map(|i| Step::new(i - skipped, timesteps[i], levels[i], levels[i + 1]))
-            .collect();
-        Ok(Self { range: 0..run.len(), run, schedule_steps: timesteps.len() })
+        Ok(Self::chain(&timesteps[skipped..], &levels[skipped..], timesteps.len()))
+    }
+
+    /// Makes a whole run from numbers kept from an earlier one: the timestep of each step, and alpha-bar of each level.
+    ///
+    /// `alpha_bars` has one value more than there are `timesteps`, the noisy end's first. `schedule_steps` is what
+    /// [`Self::schedule_steps`] returned then. Coming back along a kept run needs bitwise the same numbers, which a schedule
+    /// computed anew on another machine need not give.
+    ///
+    /// # Errors
+    /// [`ConfigError::Levels`] if the counts do not fit, [`ConfigError::TimestepOrder`] unless timesteps decrease strictly,
+    /// [`ConfigError::Level`] unless alpha-bars are in `(0, 1]` and do not decrease.
+    pub fn from_levels(
+        timesteps: &[Timestep],
+        alpha_bars: &[f64],
+        schedule_steps: usize,
+    ) -> Result<Self, ConfigError> {
+        // A run of strength 0 has no step, and its single level does not matter.
+        if alpha_bars.len() != timesteps.len() + 1 || schedule_steps < timesteps.len().max(1) {
+            let (timesteps, levels) = (timesteps.len(), alpha_bars.len());
+            return Err(ConfigError::Levels { timesteps, levels, schedule_steps });
+        }
+        check_order(timesteps)?;
+        let mut floor = f64::MIN_POSITIVE;
+        for (level, &value) in alpha_bars.iter().enumerate() {
+            if !(floor..=1.0).contains(&value) {
+                return Err(ConfigError::Level { level, value });
+            }
+            floor = value;
+        }
+        Ok(Self::chain(timesteps, alpha_bars, schedule_steps))
+    }
+
+    fn chain(timesteps: &[Timestep], levels: &[f64], schedule_steps: usize) -> Self {
+        let steps = timesteps.iter().zip(levels.windows(2)).enumerate();
+        let run: Arc<[Step]> = steps.map(|(i, (t, level))| Step::new(i, *t, level[0], level[1])).collect();
+        Self { range: 0..run.len(), run, schedule_steps, end_alpha_bar: levels[timesteps.len()] }
     }
 
     /// Returns the steps to make, in generation order.
@@ -209,6 +241,11 @@ impl Trajectory {
     /// Returns the steps of the whole run that this trajectory is, or is a piece of.
     pub fn run(&self) -> &[Step] {
         &self.run
+    }
+
+    /// Returns alpha-bar of every level of the whole run, the noisy end's first; the last is that of the image.
+    pub fn alpha_bars(&self) -> Vec<f64> {
+        self.run.iter().map(Step::alpha_bar_from).chain([self.end_alpha_bar]).collect()
     }
 
     /// Returns the first and last level of this trajectory: `0..n` for a whole run of `n` steps.
@@ -234,5 +271,12 @@ impl Trajectory {
         }
         let piece = |range| Self { range, ..self.clone() };
         Ok((piece(start..level), piece(level..end)))
+    }
+}
+
+fn check_order(timesteps: &[Timestep]) -> Result<(), ConfigError> {
+    match timesteps.windows(2).find(|pair| pair[1] >= pair[0]) {
+        Some(pair) => Err(ConfigError::TimestepOrder { previous: pair[0].get(), next: pair[1].get() }),
+        None => Ok(()),
     }
 }

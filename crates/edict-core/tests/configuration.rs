@@ -123,6 +123,27 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_run_is_rebuilt_from_its_numbers(steps in 1usize..=200, strength in 0.0..=1.0) {
+        let run = trajectory(steps, strength);
+        let timesteps: Vec<_> = run.steps().iter().map(Step::timestep).collect();
+        let mut levels = run.alpha_bars();
+        prop_assert_eq!(&Trajectory::from_levels(&timesteps, &levels, steps).unwrap(), &run);
+
+        prop_assume!(!run.is_empty());
+        prop_assert!(Trajectory::from_levels(&timesteps, &levels[1..], steps).is_err());
+        prop_assert!(Trajectory::from_levels(&timesteps, &levels, run.len() - 1).is_err());
+        levels[0] = f64::NAN;
+        prop_assert!(Trajectory::from_levels(&timesteps, &levels, steps).is_err());
+        levels[0] = 0.0;
+        prop_assert!(Trajectory::from_levels(&timesteps, &levels, steps).is_err());
+        levels[0] = 1.0;
+        let expected = ConfigError::Level { level: 1, value: levels[1] };
+        prop_assert_eq!(Trajectory::from_levels(&timesteps, &levels, steps), Err(expected));
+    }
+}
+
 #[test]
 fn strength_rounds_half_up() {
     for (steps, strength, executed) in
