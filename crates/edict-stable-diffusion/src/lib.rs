@@ -4,8 +4,30 @@
 // A panic on input is a bug: errors are typed.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod attention;
 mod backend;
+mod config;
+mod error;
+mod folder;
+mod parameters;
+mod resnet;
+mod text_encoder;
 mod tokenizer;
+mod unet;
+mod vae;
+mod weights;
 
+pub use attention::{AttentionCall, AttentionKind, AttentionObserver, AttentionSite};
 pub use backend::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
+pub use config::{
+    BetaSchedule, ConfigKey, HiddenActivation, KeyRole, ModelIndex, PredictionType, SCHEDULER_KEYS,
+    SchedulerConfig, TEXT_ENCODER_KEYS, TextEncoderConfig, TimestepSpacing, UNET_KEYS, UNetConfig, UNetLevel,
+    VAE_KEYS, VaeConfig,
+};
+pub use error::{LoadError, ModelError};
+pub use folder::{EmbeddedFiles, ModelFolder};
+pub use text_encoder::TextEncoder;
 pub use tokenizer::{EncodedPrompt, Tokenizer, TokenizerError, TokenizerFiles};
+pub use unet::{TextContext, UNet};
+pub use vae::{Posterior, Vae};
+pub use weights::{TensorEntry, WeightFile};
