@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use crate::tokenizer::TokenizerError;
+
 /// Why a model could not be loaded.
 ///
 /// Paths are those of files in the folder given; files compiled into the program have the name they were given in place of a
@@ -166,6 +168,14 @@ pub enum LoadError {
         name: String,
         /// The back end's own error.
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// The tokenizer could not be set up.
+    #[error("{path}: {source}")]
+    Tokenizer {
+        /// The folder of the tokenizer's files.
+        path: PathBuf,
+        /// What is wrong, and with which file.
+        source: TokenizerError,
     },
 }
 

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{ModelIndex, SchedulerConfig, TextEncoderConfig, UNetConfig, VaeConfig, parse_json};
 use crate::error::LoadError;
+use crate::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::weights::WeightFile;
 
 /// Files compiled into a program: names relative to the model folder, with `/`, and contents.
@@ -160,6 +161,33 @@ impl ModelFolder {
     /// Returns the text encoder's weights.
     pub fn text_encoder_weights(&self) -> &WeightFile {
         &self.text_encoder_weights
+    }
+
+    /// Loads the tokenizer from the files of `tokenizer/`.
+    ///
+    /// # Errors
+    /// [`LoadError::Tokenizer`] if a file is missing or malformed or the prompt's length does not fit the text encoder,
+    /// [`LoadError::Io`] if a file cannot be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
+        let file = |name: &str| self.file(&format!("tokenizer/{name}"));
+        let [json, vocab, merges, config, special, added] = [
+            file("tokenizer.json")?,
+            file("vocab.json")?,
+            file("merges.txt")?,
+            file("tokenizer_config.json")?,
+            file("special_tokens_map.json")?,
+            file("added_tokens.json")?,
+        ];
+        let files = TokenizerFiles {
+            tokenizer_json: json.as_deref(),
+            vocab: vocab.as_deref(),
+            merges: merges.as_deref(),
+            tokenizer_config: config.as_deref(),
+            special_tokens_map: special.as_deref(),
+            added_tokens: added.as_deref(),
+        };
+        Tokenizer::from_files(&files, self.text_encoder.max_position_embeddings)
+            .map_err(|source| LoadError::Tokenizer { path: self.files.path("tokenizer"), source })
     }
 
     /// Computes a fingerprint of the model: 32 hexadecimal digits.

@@ -4,7 +4,7 @@
 mod support;
 
 use edict_stable_diffusion::{DType, ModelFolder, TextEncoder, UNet, Vae};
-use support::golden::{Golden, RUNS, image, model, relative_error, tokens};
+use support::golden::{Golden, RUNS, image, model, relative_error};
 use support::plain::Plain;
 
 /// Independent f64 implementations agree to about 1e-13; single precision carries 6e-8 through some hundred layers.
@@ -12,11 +12,12 @@ const BOUNDS: [(DType, f64); 2] = [(DType::F64, 1e-9), (DType::F32, 5e-5)];
 
 #[test]
 fn text_encoder_agrees_with_the_oracle() {
-    each(|folder, backend, golden, run, check| {
+    each(|folder, backend, golden, _, check| {
+        let tokenizer = folder.tokenizer().unwrap();
         let encoder =
             TextEncoder::load(backend, folder.text_encoder_weights(), folder.text_encoder_config()).unwrap();
         for (name, prompt) in golden.prompts() {
-            let states = encoder.encode(tokens(run.model, &prompt).view()).unwrap();
+            let states = encoder.encode(tokenizer.encode(&prompt).unwrap().to_batch().view()).unwrap();
             check(name, &states);
         }
     });

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ndarray::{Array2, ArrayD, IxDyn};
+use ndarray::{ArrayD, IxDyn};
 use safetensors::SafeTensors;
 
 /// One run of the oracle.
@@ -60,40 +60,6 @@ pub fn image(run: Run) -> ArrayD<f64> {
     ArrayD::from_shape_fn(IxDyn(&[1, 3, height as usize, width as usize]), |i| {
         f64::from(picture.get_pixel(i[3] as u32, i[2] as u32)[i[1]]) / 127.5 - 1.0
     })
-}
-
-/// Splits words into the tiny models' tokens: all of them are bytes or merges of their vocabularies.
-///
-/// A byte-pair encoding by repeated merging of the best pair, as in CLIP; enough for the prompts of the golden files.
-pub fn tokens(model_name: &str, prompt: &str) -> Array2<u32> {
-    let folder = model(model_name).join("tokenizer");
-    let vocabulary: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&fs::read(folder.join("vocab.json")).unwrap()).unwrap();
-    let merges = fs::read_to_string(folder.join("merges.txt")).unwrap();
-    let merges: Vec<&str> = merges.lines().filter(|line| !line.starts_with("#version")).collect();
-    let id = |token: &str| vocabulary[token].as_u64().unwrap() as u32;
-    let mut ids = vec![id("<|startoftext|>")];
-    // Prompts here are words and `!`, which the tokenizer of the legacy model pads with and reads as that very token.
-    for word in prompt.replace('!', " ! ").split_whitespace() {
-        if word == "!" {
-            ids.push(id("!"));
-            continue;
-        }
-        let mut parts: Vec<String> = word.chars().map(String::from).collect();
-        parts.last_mut().unwrap().push_str("</w>");
-        loop {
-            let rank = |pair: &[String]| merges.iter().position(|m| *m == format!("{} {}", pair[0], pair[1]));
-            let best = parts.windows(2).enumerate().filter_map(|(i, pair)| Some((rank(pair)?, i))).min();
-            let Some((_, i)) = best else { break };
-            let right = parts.remove(i + 1);
-            parts[i].push_str(&right);
-        }
-        ids.extend(parts.iter().map(|part| id(part)));
-    }
-    ids.push(id("<|endoftext|>"));
-    let pad = if model_name == "tiny-legacy" { id("!") } else { id("<|endoftext|>") };
-    ids.resize(77, pad);
-    Array2::from_shape_vec((1, 77), ids).unwrap()
 }
 
 /// Largest difference, relative to the largest element expected.
