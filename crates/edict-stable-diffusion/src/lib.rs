@@ -9,6 +9,10 @@ mod backend;
 mod config;
 mod error;
 mod folder;
+mod inversion;
+mod inversion_file;
+mod model;
+mod noise;
 mod parameters;
 mod resnet;
 mod text_encoder;
@@ -21,11 +25,15 @@ pub use attention::{AttentionCall, AttentionKind, AttentionObserver, AttentionSi
 pub use backend::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
 pub use config::{
     BetaSchedule, ConfigKey, HiddenActivation, KeyRole, ModelIndex, PredictionType, SCHEDULER_KEYS,
-    SchedulerConfig, TEXT_ENCODER_KEYS, TextEncoderConfig, TimestepSpacing, UNET_KEYS, UNetConfig, UNetLevel,
-    VAE_KEYS, VaeConfig,
+    SchedulerConfig, TEXT_ENCODER_KEYS, TextEncoderConfig, UNET_KEYS, UNetConfig, UNetLevel, VAE_KEYS,
+    VaeConfig,
 };
 pub use error::{LoadError, ModelError};
 pub use folder::{EmbeddedFiles, ModelFolder};
+pub use inversion::{GuidanceSettings, Inversion, Origin};
+pub use inversion_file::{INVERSION_FORMAT, InversionFileError, latents_to_bytes};
+pub use model::{PromptEmbedding, PromptError, SetupError, StableDiffusion, UNetPredictor};
+pub use noise::seeded_noise;
 pub use text_encoder::TextEncoder;
 pub use tokenizer::{EncodedPrompt, Tokenizer, TokenizerError, TokenizerFiles};
 pub use unet::{TextContext, UNet};

@@ -15,7 +15,7 @@ mod vae;
 pub(crate) use json::parse_json;
 pub use keys::{ConfigKey, KeyRole, SCHEDULER_KEYS, TEXT_ENCODER_KEYS, UNET_KEYS, VAE_KEYS};
 pub use model_index::ModelIndex;
-pub use scheduler::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
+pub use scheduler::{BetaSchedule, PredictionType, SchedulerConfig};
 pub use text_encoder::{HiddenActivation, TextEncoderConfig};
 pub use unet::{UNetConfig, UNetLevel};
 pub use vae::VaeConfig;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use edict_core::{ConfigError, NoiseSchedule, TimestepSpacing, Trajectory};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::fields::Fields;
@@ -20,6 +21,7 @@ pub struct SchedulerConfig {
     /// What the network predicts.
     pub prediction_type: PredictionType,
     /// How a run's timesteps are laid out over those of training.
+    #[serde(serialize_with = "spacing_name")]
     pub timestep_spacing: TimestepSpacing,
     /// Added to every timestep under [`TimestepSpacing::Leading`].
     pub steps_offset: usize,
@@ -63,18 +65,6 @@ pub enum PredictionType {
     Sample,
 }
 
-/// How the timesteps of a run are laid out over those of training (arXiv:2305.08891, table 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub enum TimestepSpacing {
-    /// Multiples of the stride, plus the offset.
-    Leading,
-    /// Down from the last timestep by the stride.
-    Trailing,
-    /// Evenly from the first to the last.
-    Linspace,
-}
-
 impl SchedulerConfig {
     /// Reads a config; `path` is named in errors.
     ///
@@ -108,6 +98,43 @@ impl SchedulerConfig {
             set_alpha_to_one: fields.bool("set_alpha_to_one")?,
         })
     }
+
+    /// Makes the schedule that the network was trained with.
+    ///
+    /// # Errors
+    /// [`ConfigError::ZeroTerminalSnr`] if no signal is left at its end, [`ConfigError::Beta`] for a beta outside `[0, 1)`.
+    pub fn noise_schedule(&self) -> Result<NoiseSchedule, ConfigError> {
+        let n = self.num_train_timesteps;
+        let schedule = match &self.betas {
+            BetaSchedule::Linear { start, end } => NoiseSchedule::linear(*start, *end, n),
+            BetaSchedule::ScaledLinear { start, end } => NoiseSchedule::scaled_linear(*start, *end, n),
+            BetaSchedule::SquaredCosine => NoiseSchedule::squared_cosine(n),
+            BetaSchedule::Given(betas) => NoiseSchedule::from_betas(betas),
+        }?;
+        if self.set_alpha_to_one { schedule.with_final_alpha_bar(1.0) } else { Ok(schedule) }
+    }
+
+    /// Lays `steps` steps on [`Self::noise_schedule`] and selects `strength`, in `[0, 1]`, of them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the steps do not fit into the schedule or the strength is outside its range.
+    pub fn trajectory(
+        &self,
+        schedule: &NoiseSchedule,
+        steps: usize,
+        strength: f64,
+    ) -> Result<Trajectory, ConfigError> {
+        let leading = self.timestep_spacing == TimestepSpacing::Leading;
+        Trajectory::builder(steps)
+            .spacing(self.timestep_spacing)
+            .offset(if leading { self.steps_offset } else { 0 })
+            .strength(strength)
+            .build(schedule)
+    }
+}
+
+fn spacing_name<S: Serializer>(spacing: &TimestepSpacing, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{spacing:?}"))
 }
 
 fn betas(fields: &Fields<'_>, n: usize) -> Result<BetaSchedule, LoadError> {
