@@ -4,16 +4,20 @@
 // A panic on input is a bug: errors are typed.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod atomic_file;
 mod attention;
 mod backend;
 mod config;
 mod error;
 mod folder;
+mod image;
 mod inversion;
 mod inversion_file;
+mod metrics;
 mod model;
 mod noise;
 mod parameters;
+mod resample;
 mod resnet;
 mod text_encoder;
 mod tokenizer;
@@ -21,6 +25,7 @@ mod unet;
 mod vae;
 mod weights;
 
+pub use atomic_file::{OutputError, check_writable, write_atomically};
 pub use attention::{AttentionCall, AttentionKind, AttentionObserver, AttentionSite};
 pub use backend::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
 pub use config::{
@@ -30,8 +35,13 @@ pub use config::{
 };
 pub use error::{LoadError, ModelError};
 pub use folder::{EmbeddedFiles, ModelFolder};
+pub use image::{ImageError, ImageSize, MAX_SIDE, ParseSizeError, Picture, to_rgb8, write_png};
 pub use inversion::{GuidanceSettings, Inversion, Origin};
 pub use inversion_file::{INVERSION_FORMAT, InversionFileError, latents_to_bytes};
+pub use metrics::{
+    BitIdentical, MetricError, Moments, bit_identical, bit_identical_pair, latent_max_abs_error, latent_mse,
+    moments, pixel_mse, psnr,
+};
 pub use model::{PromptEmbedding, PromptError, SetupError, StableDiffusion, UNetPredictor};
 pub use noise::seeded_noise;
 pub use text_encoder::TextEncoder;
