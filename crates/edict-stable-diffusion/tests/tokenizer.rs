@@ -1,5 +1,4 @@
 //! The tokenizer against ids that transformers wrote (see `tests/golden/README.md`).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::path::PathBuf;
