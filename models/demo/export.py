@@ -1,0 +1,76 @@
+"""The averaged weights of the latest checkpoints, as networks or as a Hugging Face folder."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import torch
+
+import loop
+import networks
+import text
+
+
+def averaged(nets, path):
+    """Loads networks with their averages, in the order in which the average holds them."""
+    saved = torch.load(path, weights_only=False)
+    for key, net in nets.items():
+        net.load_state_dict(saved["nets"][key])
+        net.eval().requires_grad_(False)
+    parameters = [p for net in nets.values() for p in net.parameters()]
+    for parameter, average in zip(parameters, saved["ema"], strict=True):
+        parameter.copy_(average)
+    return saved
+
+
+def trained_vae(folder):
+    vae = networks.vae().to(memory_format=torch.channels_last)
+    return vae, averaged({"vae": vae}, Path(folder) / "vae.pt")
+
+
+def trained(folder):
+    """All parts of the model and the training steps behind them."""
+    folder = Path(folder)
+    vae, vae_saved = trained_vae(folder)
+    tokenizer = text.load(folder / "tokenizer")
+    nets = {"unet": networks.unet(), "text_encoder": networks.text_encoder(tokenizer)}
+    saved = averaged(nets, folder / "unet.pt")
+    import numpy as np
+
+    scale = loop.measure_scale(vae, np.load(folder / "scenes" / "images.npy", mmap_mode="r"))
+    facts = {
+        "vae_steps": vae_saved["step"],
+        "vae_seconds": round(vae_saved["seconds"]),
+        "unet_steps": saved["step"],
+        "unet_seconds": round(saved["seconds"]),
+        "scaling_factor": scale,
+        "parameters": {name: networks.parameters(net) for name, net in {"vae": vae, **nets}.items()},
+        "history": [*vae_saved["history"][-1:], *saved["history"][-1:]],
+    }
+    return {"vae": vae, **nets, "tokenizer": tokenizer, "scale": scale, "facts": facts}
+
+
+def write(checkpoints, out):
+    """Writes the folder in half precision; returns what is known of the training."""
+    out = Path(out)
+    model = trained(checkpoints)
+    model["vae"].register_to_config(scaling_factor=model["scale"])
+    for part in ("vae", "unet", "text_encoder"):
+        model[part].half().to(memory_format=torch.contiguous_format).save_pretrained(out / part)
+    model["tokenizer"].save_pretrained(out / "tokenizer")
+    text.copy_vocabulary(Path(checkpoints) / "tokenizer", out / "tokenizer")
+    networks.scheduler().save_pretrained(out / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    }
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return {**model["facts"], "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file())}

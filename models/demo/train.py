@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Trains the demo model from scenes that the scene program draws, and writes it as a Hugging Face folder.
+
+    train.py train    --checkpoints DIR     trains VAE, then U-Net and text encoder; run again to go on
+    train.py export   --out FOLDER          writes the averaged weights in half precision
+    train.py sample   --out SHEET.png       pictures for prompts
+    train.py evaluate                       PSNR of the VAE on held-out scenes and photographs
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+# Before torch is loaded: threads that spin while they wait make training several times slower on a machine
+# that does anything else.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import torch  # noqa: E402
+
+import data  # noqa: E402
+import export  # noqa: E402
+import loop  # noqa: E402
+import report  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arguments():
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--checkpoints", type=Path, default=ROOT / "target" / "demo-training")
+    common.add_argument("--scenes", help="scene program; built and run through cargo by default")
+    common.add_argument("--threads", type=int, default=2)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", parents=[common])
+    train.add_argument("--vae-steps", type=int, default=4000)
+    train.add_argument("--unet-steps", type=int, default=30000, help="may be raised or lowered when going on")
+    write = commands.add_parser("export", parents=[common])
+    write.add_argument("--out", type=Path, required=True)
+    sample = commands.add_parser("sample", parents=[common])
+    sample.add_argument("--out", type=Path, required=True)
+    sample.add_argument("--prompt", action="append", help="may be given several times; a built-in list by default")
+    sample.add_argument("--guidance", type=float, default=3.0)
+    sample.add_argument("--steps", type=int, default=50)
+    sample.add_argument("--seeds", type=int, default=4)
+    evaluate = commands.add_parser("evaluate", parents=[common])
+    evaluate.add_argument("--sheet", type=Path, help="PNG of held-out pictures above their reconstructions")
+    return parser.parse_args()
+
+
+def scenes(options, name, count, seed):
+    program = [options.scenes] if options.scenes else None
+    return data.draw_scenes(program, options.checkpoints / name, count, seed)
+
+
+def held_out(options):
+    return scenes(options, "scenes-held-out", data.HELD_OUT_SCENES, data.HELD_OUT_SEED)
+
+
+def train(options):
+    options.checkpoints.mkdir(parents=True, exist_ok=True)
+    pictures, captions = scenes(options, "scenes", data.TRAIN_SCENES, data.TRAIN_SEED)
+    kept_pictures, kept_captions = held_out(options)
+    vae, run = loop.train_vae(options.checkpoints, pictures, kept_pictures, options.vae_steps)
+    mark = f"vae step {run.step}"
+    loop.train_unet(
+        options.checkpoints, vae, mark, pictures, captions, kept_pictures, kept_captions, options.unet_steps
+    )
+
+
+def evaluate(options):
+    vae, _ = export.trained_vae(options.checkpoints)
+    pictures = {
+        "held-out scenes": held_out(options)[0],
+        "held-out photographs, 1x": data.held_out_crops(1),
+        "held-out photographs, 4x": data.held_out_crops(4),
+    }
+    numbers = {name: {**report.vae_psnr(vae, p), "pictures": len(p)} for name, p in pictures.items()}
+    print(json.dumps(numbers, indent=2))
+    if options.sheet:
+        some = [p[:: max(1, len(p) // 6)][:6] for p in pictures.values()]
+        report.reconstruction_sheet(options.sheet, vae, data.np.concatenate(some))
+
+
+def sample(options):
+    model = export.trained(options.checkpoints)
+    report.sample_sheet(
+        options.out,
+        model["vae"],
+        model["scale"],
+        model["unet"],
+        model["text_encoder"],
+        model["tokenizer"],
+        prompts=options.prompt or report.PROMPTS,
+        seeds=options.seeds,
+        guidance=options.guidance,
+        steps=options.steps,
+    )
+
+
+def write(options):
+    if options.out.exists():
+        shutil.rmtree(options.out)
+    print(json.dumps(export.write(options.checkpoints, options.out), indent=2))
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    try:
+        {"train": train, "export": write, "sample": sample, "evaluate": evaluate}[options.command](options)
+    except loop.Stopped:
+        print("stopped; the same command goes on", flush=True)
+
+
+if __name__ == "__main__":
+    main()
