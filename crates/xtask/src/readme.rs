@@ -1,0 +1,57 @@
+//! The commands that the README tells its readers to paste.
+
+/// Stands on a line above the fenced block with the test command.
+pub(crate) const MARKER: &str = "<!-- test-command -->";
+
+/// Finds the test command: the one line of the first fenced block below [`MARKER`], in words.
+///
+/// # Errors
+/// A sentence that says what the README lacks.
+pub(crate) fn test_command(readme: &str) -> Result<Vec<String>, String> {
+    let mut lines = readme.lines().map(str::trim);
+    if !lines.any(|line| line == MARKER) {
+        return Err(format!("README.md has no line `{MARKER}`"));
+    }
+    let fence = lines.find(|line| !line.is_empty()).filter(|line| line.starts_with("```"));
+    if fence.is_none() {
+        return Err(format!("README.md has no fenced block right below `{MARKER}`"));
+    }
+    let block: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("```")).collect();
+    let commands: Vec<&str> =
+        block.into_iter().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let [command] = commands.as_slice() else {
+        return Err(format!("README.md should have one command below `{MARKER}`, found {}", commands.len()));
+    };
+    // It is started without a shell, so a line that needs one would do something else than when it is pasted.
+    if let Some(special) = command.chars().find(|c| "|&;<>$`\"'\\*?(){}~#=".contains(*c)) {
+        return Err(format!(
+            "the README's test command should need no shell, found `{special}` in `{command}`"
+        ));
+    }
+    Ok(command.split_whitespace().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_command_below_the_marker() {
+        let readme = "# x\n```sh\ncargo run\n```\n<!-- test-command -->\n\n```sh\n# every test\ncargo xtask test\n```\n";
+        assert_eq!(test_command(readme), Ok(vec!["cargo".into(), "xtask".into(), "test".into()]));
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        for (readme, wanted) in [
+            ("```sh\ncargo xtask test\n```", "no line"),
+            ("<!-- test-command -->\ncargo xtask test\n", "no fenced block"),
+            ("<!-- test-command -->\n```sh\n```\n", "found 0"),
+            ("<!-- test-command -->\n```sh\na\nb\n```\n", "found 2"),
+            ("<!-- test-command -->\n```sh\na && b\n```\n", "no shell"),
+        ] {
+            let error = test_command(readme).unwrap_err();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! `cargo xtask test`: everything that can be run to find a mistake.
+
+use std::fs;
+use std::io;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::counts::{Counts, stream};
+use crate::{cargo, root};
+
+pub(crate) fn run() -> ExitCode {
+    let start = Instant::now();
+    let mut failures = Vec::new();
+    let mut counts = Counts::default();
+
+    // Optimised: the tests walk real networks. To the end, so that the total is one of all tests.
+    let mut tests = cargo(&["test", "--release", "--no-fail-fast"]);
+    let status = stream(&mut tests, |line| counts += Counts::of_summary(line).unwrap_or_default());
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(_) => failures.push("cargo test".to_owned()),
+        Err(error) => failures.push(format!("cargo test could not be run: {error}")),
+    }
+
+    match examples() {
+        Ok(names) => {
+            for name in names {
+                println!("\n     Example {name}");
+                let mut example = cargo(&["run", "--release", "--quiet", "--example", &name]);
+                let passed = stream(&mut example, |_| {}).is_ok_and(|status| status.success());
+                counts += Counts { passed: usize::from(passed), failed: usize::from(!passed) };
+                if !passed {
+                    failures.push(format!("example {name}"));
+                }
+            }
+        }
+        Err(error) => failures.push(format!("examples/ could not be read: {error}")),
+    }
+
+    println!();
+    for failure in &failures {
+        println!("failed: {failure}");
+    }
+    println!("{:.0} s, examples counted as one test each", start.elapsed().as_secs_f64());
+    println!("{counts}");
+    if failures.is_empty() && counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Names of the programs in `examples/`, sorted.
+fn examples() -> io::Result<Vec<String>> {
+    let directory = root().join("examples");
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let is_program = path.extension().is_some_and(|extension| extension == "rs");
+        if let (true, Some(name)) = (is_program, path.file_stem()) {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
