@@ -1,0 +1,307 @@
+//! What can be typed, and what is refused before any work begins.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use edict_candle::DeviceSpec;
+use edict_stable_diffusion::{DType, ImageSize};
+
+/// Edit images by exact inversion of diffusion models (EDICT, arXiv:2211.12446).
+#[derive(Debug, Parser)]
+#[command(name = "edict", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Find the noise that the model turns into an image
+    Invert(InvertArgs),
+    /// Turn noise into an image: that of an inversion, or fresh noise
+    Generate(GenerateArgs),
+    /// Change an image: invert it under one prompt, generate under others
+    Edit(EditArgs),
+    /// Invert an image and generate it again, and measure what is lost
+    Reconstruct(ReconstructArgs),
+    /// Show what a model folder holds
+    Info(InfoArgs),
+}
+
+impl Command {
+    /// Returns the options of what is printed, which every command has.
+    pub(crate) fn output(&self) -> OutputArgs {
+        match self {
+            Self::Invert(args) => args.output_options,
+            Self::Generate(args) => args.output_options,
+            Self::Edit(args) => args.output_options,
+            Self::Reconstruct(args) => args.output_options,
+            Self::Info(args) => args.output_options,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print neither progress nor warnings
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Model folder in the Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Tensor library to compute with [default: candle]
+    #[arg(long, value_enum)]
+    pub(crate) backend: Option<BackendName>,
+    /// Device to compute on: cpu, cuda:N or metal [default: cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = DeviceSpec::from_str)]
+    pub(crate) device: Option<DeviceSpec>,
+    /// Precision of the networks [default: f32]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DTypeName>,
+    /// Number of threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Steps over the full schedule [default: 50]
+    #[arg(long, value_name = "N", value_parser = steps)]
+    pub(crate) steps: Option<usize>,
+    /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise]
+    #[arg(long, value_name = "S", value_parser = strength)]
+    pub(crate) strength: Option<f64>,
+    /// Mixing weight: auto, which is 0.93^(50/steps), or a number above 0 and up to 1 [default: auto]
+    #[arg(long, value_name = "auto|P")]
+    pub(crate) mixing_weight: Option<WeightArg>,
+    /// Update x first at every step instead of x and y by turns
+    #[arg(long)]
+    pub(crate) no_leapfrog: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GuidanceArgs {
+    /// Guidance scale; 1 turns guidance off [default: 3]
+    #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) guidance: Option<f64>,
+    /// Training timesteps at which guidance is on; outside them the scale is 1
+    #[arg(long, value_name = "LO:HI", value_parser = interval)]
+    pub(crate) guidance_interval: Option<[usize; 2]>,
+    /// Negative prompt [default: empty]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) negative: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// Picture to read: PNG, JPEG or WebP
+    #[arg(long, value_name = "IN.png")]
+    pub(crate) image: PathBuf,
+    /// Crop the picture to the centre and resize it to this size
+    #[arg(long, value_name = "WxH", value_parser = ImageSize::from_str)]
+    pub(crate) size: Option<ImageSize>,
+    /// Draw the latents from the encoder's posterior with --seed instead of taking its mode
+    #[arg(long)]
+    pub(crate) sample_posterior: bool,
+    /// Seed of the noise for --sample-posterior [default: 0]
+    #[arg(long, value_name = "N", requires = "sample_posterior")]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InvertArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Prompt that describes the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Inversion file to write
+    #[arg(long, value_name = "INV.safetensors")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) guidance: GuidanceArgs,
+    #[command(flatten)]
+    pub(crate) output_options: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// Prompt to generate under [default: that of the inversion]
+    #[arg(long, value_name = "TEXT", required_unless_present = "inversion")]
+    pub(crate) prompt: Option<String>,
+    /// Picture to write
+    #[arg(long, value_name = "OUT.png")]
+    pub(crate) output: PathBuf,
+    /// Inversion to start from, with its settings; fresh noise without it
+    #[arg(long, value_name = "INV.safetensors")]
+    pub(crate) inversion: Option<PathBuf>,
+    /// Also write the latents x and y
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(crate) latents: Option<PathBuf>,
+    /// Size of the picture from fresh noise [default: the model's own]
+    #[arg(long, value_name = "WxH", value_parser = ImageSize::from_str)]
+    pub(crate) size: Option<ImageSize>,
+    /// Seed of fresh noise [default: 0]
+    #[arg(long, value_name = "N", conflicts_with = "inversion")]
+    pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) guidance: GuidanceArgs,
+    #[command(flatten)]
+    pub(crate) output_options: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EditArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Prompt that describes the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) source: String,
+    /// Prompt that describes the picture wanted; may be given several times
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) target: Vec<String>,
+    /// Picture to write; several targets write OUT-1.png, OUT-2.png, ...
+    #[arg(long, value_name = "OUT.png")]
+    pub(crate) output: PathBuf,
+    /// Guidance scale of the inversion [default: that of --guidance]
+    #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) source_guidance: Option<f64>,
+    /// Negative prompt of the inversion [default: that of --negative]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) source_negative: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) guidance: GuidanceArgs,
+    #[command(flatten)]
+    pub(crate) output_options: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReconstructArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Prompt that describes the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Picture to write: EDICT's reconstruction
+    #[arg(long, value_name = "OUT.png")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) guidance: GuidanceArgs,
+    #[command(flatten)]
+    pub(crate) output_options: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// Model folder in the Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) output_options: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    Candle,
+    Tch,
+}
+
+impl BackendName {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Candle => "candle",
+            Self::Tch => "tch",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DTypeName {
+    F32,
+    F64,
+    F16,
+    Bf16,
+}
+
+impl From<DTypeName> for DType {
+    fn from(name: DTypeName) -> Self {
+        match name {
+            DTypeName::F32 => Self::F32,
+            DTypeName::F64 => Self::F64,
+            DTypeName::F16 => Self::F16,
+            DTypeName::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// A mixing weight as typed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum WeightArg {
+    Auto,
+    Fixed(f64),
+}
+
+impl FromStr for WeightArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        match text.parse() {
+            Ok(p) if p > 0.0 && p <= 1.0 => Ok(Self::Fixed(p)),
+            _ => Err("it must be auto, or a number above 0 and up to 1, for example 0.93".to_owned()),
+        }
+    }
+}
+
+fn steps(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|steps| *steps > 0).ok_or_else(|| "it must be a whole number from 1".to_owned())
+}
+
+fn strength(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "it must be a number from 0 to 1".to_owned())
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|value: &f64| value.is_finite())
+        .ok_or_else(|| "it must be a finite number".to_owned())
+}
+
+fn interval(text: &str) -> Result<[usize; 2], String> {
+    let parse = || {
+        let (low, high) = text.split_once(':')?;
+        let (low, high) = (low.parse().ok()?, high.parse().ok()?);
+        (low <= high).then_some([low, high])
+    };
+    parse().ok_or_else(|| {
+        "it must be LO:HI, two training timesteps, the lower first, for example 200:800".to_owned()
+    })
+}

@@ -1,0 +1,138 @@
+//! `edict generate`: from noise to a picture, the noise of an inversion or fresh noise.
+
+use edict_core::{MixingWeight, Sampler, UpdateOrder};
+use edict_stable_diffusion::{ImageSize, Inversion, ModelFolder, latents_to_bytes, seeded_noise};
+
+use crate::args::{GenerateArgs, WeightArg};
+use crate::failure::{Failure, chain};
+use crate::progress::Reporter;
+use crate::session::{self, DEFAULT_GUIDANCE, Report, RunSettings};
+
+pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Failure> {
+    let outputs: Vec<_> = std::iter::once(args.output.as_path()).chain(args.latents.as_deref()).collect();
+    session::check_outputs(outputs.iter().copied())?;
+    let inversion = match &args.inversion {
+        None => None,
+        Some(path) => {
+            let named = |error| Failure::running(format!("{}: {}", path.display(), chain(&error)));
+            Some(Inversion::read(path).map_err(named)?)
+        }
+    };
+    let folder = session::open_folder(&args.model.model)?;
+    let factor = folder.vae_config().factor();
+
+    let settings = match &inversion {
+        Some(inversion) => kept_settings(args, inversion, factor)?,
+        None => RunSettings::new(&args.run, 1.0),
+    };
+    let default_guidance = inversion.as_ref().map_or(DEFAULT_GUIDANCE, |inversion| inversion.guidance);
+    let guidance = session::guidance(&args.guidance, default_guidance);
+    let kept = |of: fn(&Inversion) -> &String| inversion.as_ref().map(of).cloned().unwrap_or_default();
+    let negative = args.guidance.negative.clone().unwrap_or_else(|| kept(|inversion| &inversion.negative));
+    let prompt = args.prompt.clone().unwrap_or_else(|| kept(|inversion| &inversion.prompt));
+    let trajectory = match &inversion {
+        Some(inversion) => inversion.trajectory.clone(),
+        None => settings.trajectory(&folder)?,
+    };
+    let size = match args.size {
+        Some(size) => size,
+        None => model_size(&folder),
+    };
+    check_size(size, factor)?;
+
+    let session = session::load(&args.model, &folder, inversion.as_ref().map(|i| &i.origin), reporter)?;
+    if let Some(inversion) = &inversion {
+        inversion.check_model(&session.origin.model)?;
+    }
+    let condition = session.encode_prompts(&prompt, &negative)?;
+    let sampler = settings.sampler()?;
+    let start = match inversion {
+        Some(inversion) => inversion.pair,
+        None => {
+            let shape = session.model.latent_shape(1, size.width, size.height);
+            let noise = seeded_noise(&shape, args.seed.unwrap_or(0));
+            sampler.state_from_noise(&noise)
+        }
+    };
+    let mut progress = reporter.run("generating", trajectory.len());
+    let pair = sampler
+        .generate(&start, &trajectory, &session.predictor(guidance)?, &condition, &mut progress)
+        .map_err(session::run_failure)?;
+    drop(progress);
+    let picture = session.model.decode(&pair.x)?;
+    if let Some(path) = &args.latents {
+        session::write_bytes(path, &latents_to_bytes(&pair)?)?;
+    }
+    session::write_picture(&picture, &args.output)?;
+
+    let p = settings.mixing_weight.resolve(&trajectory);
+    let mut json = session.settings(&args.model.model, &settings, p);
+    session::insert_guidance(&mut json, "", guidance, &negative);
+    json.insert("prompt".to_owned(), prompt.into());
+    let [height, width] = [picture.shape()[2], picture.shape()[3]];
+    json.insert("size".to_owned(), vec![width, height].into());
+    match &args.inversion {
+        Some(path) => json.insert("inversion".to_owned(), path.to_string_lossy().into()),
+        None => json.insert("seed".to_owned(), args.seed.unwrap_or(0).into()),
+    };
+    Ok(Report::new("generate", json, &outputs, session.calls()))
+}
+
+/// The settings of an inversion, after checking that no flag says otherwise.
+fn kept_settings(args: &GenerateArgs, inversion: &Inversion, factor: usize) -> Result<RunSettings, Failure> {
+    let otherwise = |flag: &str, given: &dyn std::fmt::Display, kept: &dyn std::fmt::Display| {
+        Failure::usage(format!(
+            "{flag} {given} does not fit the inversion, which was made with {kept}: leave {flag} out, or invert again"
+        ))
+    };
+    let Inversion { trajectory, strength, mixing_weight, order, image_latent, .. } = inversion;
+    let (steps, p) = (trajectory.schedule_steps(), *mixing_weight);
+    match args.run.steps {
+        Some(given) if given != steps => return Err(otherwise("--steps", &given, &steps)),
+        _ => {}
+    }
+    match args.run.strength {
+        Some(given) if given != *strength => return Err(otherwise("--strength", &given, strength)),
+        _ => {}
+    }
+    match args.run.mixing_weight {
+        Some(WeightArg::Fixed(given)) if given != p => return Err(otherwise("--mixing-weight", &given, &p)),
+        Some(WeightArg::Auto) if MixingWeight::Auto.resolve(trajectory) != p => {
+            return Err(otherwise("--mixing-weight", &"auto", &p));
+        }
+        _ => {}
+    }
+    if args.run.no_leapfrog && *order == UpdateOrder::Leapfrog {
+        return Err(Failure::usage(
+            "--no-leapfrog does not fit the inversion, which was made with leapfrog: leave --no-leapfrog out, or invert again",
+        ));
+    }
+    if let Some(given) = args.size {
+        let [width, height] = [image_latent.shape()[3] * factor, image_latent.shape()[2] * factor];
+        if (given.width, given.height) != (width, height) {
+            return Err(otherwise("--size", &given, &format!("{width}x{height}")));
+        }
+    }
+    let mixing_weight = MixingWeight::Fixed(p);
+    Ok(RunSettings { steps, strength: *strength, mixing_weight, order: *order })
+}
+
+/// The size the model was trained at.
+fn model_size(folder: &ModelFolder) -> ImageSize {
+    let factor = folder.vae_config().factor();
+    // 64 latents a side are diffusers' own default.
+    let [height, width] = folder.unet_config().sample_size.unwrap_or([64, 64]);
+    ImageSize { width: width * factor, height: height * factor }
+}
+
+fn check_size(size: ImageSize, factor: usize) -> Result<(), Failure> {
+    if size.width.is_multiple_of(factor) && size.height.is_multiple_of(factor) {
+        return Ok(());
+    }
+    let nearest = |side: usize| (side as f64 / factor as f64).round().max(1.0) as usize * factor;
+    Err(Failure::usage(format!(
+        "--size {size} does not fit this model, which wants multiples of {factor}: use {}x{}",
+        nearest(size.width),
+        nearest(size.height)
+    )))
+}

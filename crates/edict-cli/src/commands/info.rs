@@ -1,0 +1,152 @@
+//! `edict info`: what a model folder holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use edict_candle::CandleBackend;
+use edict_stable_diffusion::{DType, PredictionType, StableDiffusion, WeightFile};
+use serde_json::{Map, Value, json};
+
+use crate::args::InfoArgs;
+use crate::failure::Failure;
+use crate::session::{self, Report};
+
+pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
+    let folder = session::open_folder(&args.model)?;
+    let tokenizer = folder.tokenizer()?;
+    let (unet, vae, text) = (folder.unet_config(), folder.vae_config(), folder.text_encoder_config());
+    let scheduler = folder.scheduler_config();
+    scheduler.noise_schedule()?;
+    let prediction = match scheduler.prediction_type {
+        PredictionType::Epsilon => "epsilon",
+        PredictionType::V => "v_prediction",
+        PredictionType::Sample => "sample",
+        _ => "unknown",
+    };
+    let parts = [
+        ("unet", folder.unet_weights()),
+        ("vae", folder.vae_weights()),
+        ("text_encoder", folder.text_encoder_weights()),
+    ];
+    let fingerprint = folder.fingerprint()?;
+
+    let mut settings = Map::new();
+    settings.insert("model".to_owned(), args.model.to_string_lossy().into());
+    let mut report = Report::new("info", settings, &[], 0);
+    report.answers = true;
+    let text_out = &mut report.text;
+    // Writing to a string cannot fail.
+    let _ = writeln!(text_out, "model          {}", folder.path().display());
+    let _ =
+        writeln!(text_out, "pipeline       {}", folder.index().pipeline.as_deref().unwrap_or("not named"));
+    let _ = writeln!(text_out, "fingerprint    {fingerprint}");
+    let mut parts_json = Map::new();
+    for (name, weights) in parts {
+        let size = Size::of(weights);
+        let _ = writeln!(text_out, "{name:<14} {size}");
+        parts_json.insert(name.to_owned(), size.json());
+    }
+    let channels: Vec<_> = unet.levels.iter().map(|level| level.channels).collect();
+    let heads: Vec<_> = unet.levels.iter().map(|level| level.heads).collect();
+    let _ = writeln!(text_out, "unet levels    {channels:?} channels, {heads:?} heads");
+    let _ = writeln!(
+        text_out,
+        "latents        {} channels, {} pixels a side each, scaled by {}",
+        vae.latent_channels,
+        vae.factor(),
+        vae.scaling_factor
+    );
+    if let Some([height, width]) = unet.sample_size {
+        let _ = writeln!(text_out, "trained at     {}x{}", width * vae.factor(), height * vae.factor());
+    }
+    let _ = writeln!(
+        text_out,
+        "text           {} layers of {} channels, {} tokens, padded with id {}",
+        text.num_hidden_layers,
+        text.hidden_size,
+        tokenizer.length(),
+        tokenizer.pad_id()
+    );
+    let _ = writeln!(
+        text_out,
+        "schedule       {} timesteps, predicts {prediction}, spacing {:?}, offset {}",
+        scheduler.num_train_timesteps, scheduler.timestep_spacing, scheduler.steps_offset
+    );
+
+    // Loading tells which tensors are read, and that a run would find all it needs.
+    StableDiffusion::load(&CandleBackend::cpu(DType::F32), &folder)?;
+    let unused: Vec<_> = (parts.iter())
+        .flat_map(|(part, weights)| weights.unread().into_iter().map(move |name| format!("{part}: {name}")))
+        .collect();
+    let count = unused.len();
+    let _ = match unused.first() {
+        None => writeln!(text_out, "ignored        nothing: every tensor is used"),
+        Some(first) => {
+            writeln!(text_out, "ignored        {count} tensors the networks do not use, such as {first}")
+        }
+    };
+    report.json.insert("fingerprint".to_owned(), fingerprint.into());
+    report.json.insert("parts".to_owned(), parts_json.into());
+    report.json.insert(
+        "architecture".to_owned(),
+        json!({
+            "pipeline": folder.index().pipeline, "unet_channels": channels, "unet_heads": heads,
+            "latent_channels": vae.latent_channels, "vae_factor": vae.factor(), "scaling_factor": vae.scaling_factor,
+            "sample_size": unet.sample_size, "text_layers": text.num_hidden_layers,
+            "text_channels": text.hidden_size, "tokens": tokenizer.length(), "pad_id": tokenizer.pad_id(),
+        }),
+    );
+    report.json.insert(
+        "scheduler".to_owned(),
+        json!({
+            "training_timesteps": scheduler.num_train_timesteps, "prediction_type": prediction,
+            "timestep_spacing": format!("{:?}", scheduler.timestep_spacing).to_lowercase(),
+            "steps_offset": scheduler.steps_offset, "set_alpha_to_one": scheduler.set_alpha_to_one,
+        }),
+    );
+    report.json.insert("ignored".to_owned(), json!({ "tensors": unused }));
+    Ok(report)
+}
+
+/// What a weight file holds.
+struct Size {
+    file: String,
+    tensors: usize,
+    parameters: usize,
+    bytes: u64,
+    dtypes: BTreeMap<String, usize>,
+}
+
+impl Size {
+    fn of(weights: &WeightFile) -> Self {
+        let file = weights.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut size = Self { file, tensors: 0, parameters: 0, bytes: 0, dtypes: BTreeMap::new() };
+        for (_, tensor) in weights.tensors() {
+            size.tensors += 1;
+            size.parameters += tensor.shape().iter().product::<usize>();
+            size.bytes += tensor.bytes();
+            *size.dtypes.entry(tensor.dtype().to_lowercase()).or_default() += 1;
+        }
+        size
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "file": self.file, "tensors": self.tensors, "parameters": self.parameters, "bytes": self.bytes,
+            "dtypes": self.dtypes,
+        })
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file, tensors, parameters, bytes, dtypes } = self;
+        let dtypes: Vec<_> = dtypes.keys().map(String::as_str).collect();
+        let (millions, mib) = (*parameters as f64 / 1e6, *bytes as f64 / 1_048_576.0);
+        write!(
+            f,
+            "{file}: {millions:.1} M parameters in {tensors} tensors, {mib:.1} MiB, {}",
+            dtypes.join(" and ")
+        )
+    }
+}

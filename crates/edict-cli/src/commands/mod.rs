@@ -1,0 +1,7 @@
+//! One file a command.
+
+pub(crate) mod edit;
+pub(crate) mod generate;
+pub(crate) mod info;
+pub(crate) mod invert;
+pub(crate) mod reconstruct;

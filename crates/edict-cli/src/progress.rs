@@ -1,0 +1,123 @@
+//! What the user sees while a command works, and the way to stop it.
+
+use std::cell::RefCell;
+use std::io::{IsTerminal, stderr};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use edict_core::{Observer, Step};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::failure::Failure;
+
+/// Set once Ctrl-C was pressed; commands look at it between steps.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes Ctrl-C stop the work at the next step, and the second one at once.
+pub(crate) fn watch_interrupts() {
+    // Without a handler Ctrl-C ends the program at once, which loses nothing: outputs are renamed into place when complete.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(1);
+        }
+    });
+}
+
+/// Ends a command that was interrupted.
+pub(crate) fn check_interrupt() -> Result<(), Failure> {
+    if INTERRUPTED.load(Ordering::SeqCst) { Err(interrupted()) } else { Ok(()) }
+}
+
+pub(crate) fn interrupted() -> Failure {
+    Failure::running("interrupted; nothing was written")
+}
+
+/// Where progress and warnings go: standard error, and warnings into the JSON report too.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    quiet: bool,
+    warnings: RefCell<Vec<String>>,
+}
+
+impl Reporter {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { quiet, warnings: RefCell::default() }
+    }
+
+    /// Tells what is being done.
+    pub(crate) fn say(&self, message: &str) {
+        if !self.quiet {
+            eprintln!("{message}");
+        }
+    }
+
+    pub(crate) fn warn(&self, message: String) {
+        if !self.quiet {
+            eprintln!("warning: {message}");
+        }
+        self.warnings.borrow_mut().push(message);
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().clone()
+    }
+
+    /// Begins to show a run of `steps` steps.
+    pub(crate) fn run(&self, name: &str, steps: usize) -> Progress {
+        let lines = !self.quiet && !stderr().is_terminal();
+        let bar = if self.quiet || lines {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr())
+        };
+        // The template is a constant: one that does not parse falls back to indicatif's own.
+        if let Ok(style) = ProgressStyle::with_template("{msg:12} {bar:32} {pos}/{len} {elapsed} (eta {eta})")
+        {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        bar.tick();
+        let now = Instant::now();
+        Progress { name: name.to_owned(), bar, lines, steps, done: 0, begun: now, told: now }
+    }
+}
+
+/// Shows the steps of a run: a bar on a terminal, else a line every few seconds.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    name: String,
+    bar: ProgressBar,
+    lines: bool,
+    steps: usize,
+    done: usize,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn line(&mut self) {
+        let elapsed = self.begun.elapsed().as_secs_f64();
+        let left = elapsed / self.done as f64 * (self.steps - self.done) as f64;
+        eprintln!("{}: step {}/{}, {elapsed:.1} s, {left:.1} s left", self.name, self.done, self.steps);
+        self.told = Instant::now();
+    }
+}
+
+impl<S> Observer<S> for Progress {
+    fn after_step(&mut self, _: &Step, _: &S) -> ControlFlow<()> {
+        self.done += 1;
+        self.bar.inc(1);
+        if self.lines && (self.done == self.steps || self.told.elapsed() > Duration::from_secs(5)) {
+            self.line();
+        }
+        if INTERRUPTED.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // Leaves the last state on the screen; what follows begins on a line of its own.
+        self.bar.abandon();
+    }
+}
