@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use edict_core::ConfigError;
+
 use crate::tokenizer::TokenizerError;
 
 /// Why a model could not be loaded.
@@ -86,6 +88,14 @@ pub enum LoadError {
         value: String,
         /// What was wanted.
         wanted: String,
+    },
+    /// The betas do not make a noise schedule that can be inverted.
+    #[error("{path}: {source}")]
+    Schedule {
+        /// The scheduler's config.
+        path: PathBuf,
+        /// What is wrong.
+        source: ConfigError,
     },
     /// Two parts of a model do not fit together.
     #[error("{folder}: `{first}` is {first_value} but `{second}` is {second_value}; they should be equal")]

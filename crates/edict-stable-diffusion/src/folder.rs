@@ -78,6 +78,7 @@ impl ModelFolder {
         let text_encoder = TextEncoderConfig::from_json(&path, &value)?;
         let (path, value) = config("scheduler/scheduler_config.json")?;
         let scheduler = SchedulerConfig::from_json(&path, &value)?;
+        scheduler.noise_schedule().map_err(|source| LoadError::Schedule { path, source })?;
 
         for (first, first_value, second, second_value) in [
             ("unet.in_channels", unet.in_channels, "vae.latent_channels", vae.latent_channels),

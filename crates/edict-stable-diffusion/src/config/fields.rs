@@ -123,7 +123,7 @@ impl<'a> Fields<'a> {
             one => as_count(one, limit).map(|n| vec![n; levels]),
         };
         list.ok_or_else(|| {
-            self.invalid(name, format!("an integer from 1 to {limit}, or a list of {levels} (one a level)"))
+            self.invalid(name, format!("an integer from 1 to {limit}, or a list of {levels}, one for each of `block_out_channels`"))
         })
     }
 
@@ -152,7 +152,9 @@ impl<'a> Fields<'a> {
     ) -> Result<Vec<T>, LoadError> {
         let value = self.value(name);
         let Some(items) = value.as_array().filter(|items| items.len() == levels) else {
-            return Err(self.invalid(name, format!("a list of {levels} names, one a level")));
+            return Err(
+                self.invalid(name, format!("a list of {levels} names, one for each of `block_out_channels`"))
+            );
         };
         items.iter().map(|item| self.choose(name, item, choices)).collect()
     }
