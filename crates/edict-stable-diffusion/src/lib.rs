@@ -17,6 +17,8 @@ mod metrics;
 mod model;
 mod noise;
 mod parameters;
+#[cfg(test)]
+mod published_sizes;
 mod resample;
 mod resnet;
 mod text_encoder;

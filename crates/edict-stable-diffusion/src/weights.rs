@@ -60,6 +60,9 @@ impl TensorEntry {
 enum Source {
     Disk(Mutex<File>),
     Embedded(&'static [u8]),
+    /// Has every tensor, in the shape asked for and without its bytes.
+    #[cfg(test)]
+    Boundless,
 }
 
 impl Source {
@@ -77,6 +80,8 @@ impl Source {
                     .ok_or(io::ErrorKind::UnexpectedEof)?;
                 rest.read_exact(buffer)
             }
+            #[cfg(test)]
+            Self::Boundless => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -100,6 +105,19 @@ impl WeightFile {
     /// As [`Self::open`].
     pub fn embedded(path: &Path, bytes: &'static [u8]) -> Result<Self, LoadError> {
         Self::check(path, Source::Embedded(bytes), bytes.len() as u64)
+    }
+
+    /// Makes a file that has every tensor, to see what a network asks for.
+    #[cfg(test)]
+    pub(crate) fn boundless() -> Self {
+        Self {
+            path: "boundless".into(),
+            source: Source::Boundless,
+            data_start: 0,
+            length: 0,
+            tensors: BTreeMap::new(),
+            used: Mutex::default(),
+        }
     }
 
     fn check(path: &Path, source: Source, length: u64) -> Result<Self, LoadError> {
@@ -162,6 +180,10 @@ impl WeightFile {
     /// [`LoadError::Io`] if the file cannot be read.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<RawTensor<'static>, LoadError> {
         let path = || self.path.clone();
+        #[cfg(test)]
+        if matches!(self.source, Source::Boundless) {
+            return Ok(RawTensor { dtype: DType::F32, shape: shape.to_vec(), data: Cow::Borrowed(&[]) });
+        }
         let Some(entry) = self.tensors.get(name) else {
             return Err(LoadError::MissingTensor { path: path(), name: name.to_owned() });
         };
@@ -186,7 +208,7 @@ impl WeightFile {
                 let range = (self.data_start + entry.begin) as usize..(self.data_start + entry.end) as usize;
                 Cow::Borrowed(bytes.get(range).ok_or_else(|| io(io::ErrorKind::UnexpectedEof.into()))?)
             }
-            Source::Disk(_) => {
+            _ => {
                 let mut data = vec![0; entry.bytes() as usize];
                 self.source.read_exact_at(self.data_start + entry.begin, &mut data).map_err(io)?;
                 Cow::Owned(data)
