@@ -1,5 +1,4 @@
 //! The networks against the Python oracle, on a back end of plain loops.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -1,8 +1,10 @@
 //! What the integration tests share. Each test file is a program of its own and uses a part.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, unreachable_pub)]
 
+#[path = "../../../../tests/support/golden.rs"]
 pub mod golden;
 pub mod plain;
+pub mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,12 @@ impl Copy {
 
     pub fn json(&self, name: &str) -> serde_json::Map<String, serde_json::Value> {
         serde_json::from_slice(&fs::read(self.file(name)).unwrap()).unwrap()
+    }
+
+    pub fn remove(&self, name: &str, key: &str) {
+        let mut json = self.json(name);
+        json.remove(key);
+        fs::write(self.file(name), serde_json::to_vec(&json).unwrap()).unwrap();
     }
 
     /// Sets a key of a JSON file; null is written as null.

@@ -1,7 +1,7 @@
 //! The golden files: tensors that the Python oracle wrote, and what it wrote them from.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayD, IxDyn};
 use safetensors::SafeTensors;
@@ -21,8 +21,10 @@ pub const RUNS: [Run; 4] = [
     Run { file: "legacy-40-0.6", model: "tiny-legacy", image: "photo-88x72" },
 ];
 
+/// The folder of golden data: `tests/golden` of the workspace, whichever package's test asks.
 pub fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().map(|folder| folder.join("tests/golden")).find(|path| path.is_dir()).unwrap()
 }
 
 pub fn model(name: &str) -> PathBuf {
