@@ -21,8 +21,7 @@ pub struct Conv2d {
 impl Conv2d {
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>, geometry: Conv2dGeometry) -> Result<Self> {
         let fits = matches!(weight.dims(), &[_, _, rows, columns] if rows == columns && rows > 0);
-        let bias_fits = bias.as_ref().is_none_or(|bias| bias.dims() == &weight.dims()[..1]);
-        if !fits || !bias_fits || geometry.stride == 0 {
+        if !fits || !bias_fits(&weight, bias.as_ref()) || geometry.stride == 0 {
             let bias = bias.as_ref().map_or(&[][..], Tensor::dims);
             return Err(misfit(
                 "load_conv2d",
@@ -45,8 +44,7 @@ pub struct Linear {
 
 impl Linear {
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let bias_fits = bias.as_ref().is_none_or(|bias| bias.dims() == &weight.dims()[..1]);
-        if weight.rank() != 2 || !bias_fits {
+        if weight.rank() != 2 || !bias_fits(&weight, bias.as_ref()) {
             let bias = bias.as_ref().map_or(&[][..], Tensor::dims);
             return Err(misfit(
                 "load_linear",
@@ -78,6 +76,11 @@ impl Norm {
     pub(crate) fn channels(&self) -> usize {
         self.weight.elem_count()
     }
+}
+
+/// Tells whether there is no bias or one for each of the weight's outputs.
+fn bias_fits(weight: &Tensor, bias: Option<&Tensor>) -> bool {
+    bias.is_none_or(|bias| bias.rank() == 1 && bias.dims().first() == weight.dims().first())
 }
 
 /// Reads a parameter to the device, rounding each element once to `dtype`.

@@ -162,3 +162,36 @@ fn composed(
     let out = if blocks.is_empty() { query.zeros_like()? } else { Tensor::cat(&blocks, 2)? };
     Ok(out.transpose(1, 2)?.contiguous()?.reshape((batch, n, channels))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::tests::{assert_close, values};
+
+    #[test]
+    fn blocks_of_any_size_give_the_same_tokens() {
+        let (query, key, value) = (values(&[2, 23, 12], 1), values(&[2, 29, 12], 2), values(&[2, 29, 12], 3));
+        for causal in [false, true] {
+            let options = AttentionOptions { causal, upcast: false };
+            let whole = attention(&query, &key, &value, 3, options).unwrap();
+            // One query at a time; five; eleven, so that the last block is shorter.
+            let row = 3 * 29 * size_of::<f64>();
+            for bytes in [0, 5 * row, 11 * row] {
+                let blocks = attention_in_blocks(&query, &key, &value, 3, options, bytes).unwrap();
+                assert_close(&blocks, &whole, 1e-14);
+            }
+        }
+    }
+
+    #[test]
+    fn candle_attends_alike() {
+        let (query, key, value) = (values(&[2, 23, 12], 1), values(&[2, 29, 12], 2), values(&[2, 29, 12], 3));
+        for options in [(false, false), (true, false), (true, true)] {
+            let options = AttentionOptions { causal: options.0, upcast: options.1 };
+            let expected = attention(&query, &key, &value, 3, options).unwrap();
+            for bytes in [0, 5 * 2 * 3 * 29 * size_of::<f64>(), 1 << 20] {
+                assert_close(&composed(&query, &key, &value, 3, options, bytes).unwrap(), &expected, 1e-14);
+            }
+        }
+    }
+}

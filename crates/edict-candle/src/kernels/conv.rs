@@ -166,3 +166,45 @@ fn composed(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
         None => Ok(y),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use edict_stable_diffusion::Conv2dGeometry;
+
+    use super::*;
+    use crate::kernels::tests::{assert_close, values};
+
+    fn example(kernel: usize, geometry: Conv2dGeometry) -> (Tensor, Conv2d) {
+        let weight = values(&[6, 5, kernel, kernel], 2);
+        (values(&[3, 5, 11, 9], 1), Conv2d::new(weight, Some(values(&[6], 3)), geometry).unwrap())
+    }
+
+    fn geometries() -> impl Iterator<Item = (usize, Conv2dGeometry)> {
+        [(3, 1, 1, 1), (3, 2, 0, 1), (3, 2, 1, 1), (1, 1, 0, 0)].into_iter().map(
+            |(kernel, stride, padding_before, padding_after)| {
+                (kernel, Conv2dGeometry { stride, padding_before, padding_after })
+            },
+        )
+    }
+
+    #[test]
+    fn blocks_of_any_size_give_the_same_image() {
+        for (kernel, geometry) in geometries() {
+            let (image, conv) = example(kernel, geometry);
+            let whole = conv2d(&image, &conv).unwrap();
+            // One row at a time; a few rows, so that blocks straddle images and the last is shorter.
+            let row = 5 * kernel * kernel * whole.dims()[3] * size_of::<f64>();
+            for bytes in [0, 2 * row, 4 * row, 7 * row] {
+                assert_close(&conv2d_in_blocks(&image, &conv, bytes).unwrap(), &whole, 1e-14);
+            }
+        }
+    }
+
+    #[test]
+    fn candle_convolves_alike() {
+        for (kernel, geometry) in geometries() {
+            let (image, conv) = example(kernel, geometry);
+            assert_close(&composed(&image, &conv).unwrap(), &conv2d(&image, &conv).unwrap(), 1e-14);
+        }
+    }
+}

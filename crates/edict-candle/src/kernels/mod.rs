@@ -133,3 +133,26 @@ pub(crate) fn token_dims(operation: &'static str, tokens: &Tensor) -> Result<[us
     <[usize; 3]>::try_from(tokens.dims())
         .map_err(|_| misfit(operation, "tokens [batch, tokens, channels]", &[tokens.dims()]))
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Values between -1 and 1 that differ from element to element.
+    pub(super) fn values(shape: &[usize], seed: u32) -> Tensor {
+        let count = shape.iter().product::<usize>();
+        let values = (0..count as u32)
+            .map(|i| f64::from((i + 77 * seed).wrapping_mul(2_654_435_761)) / 2f64.powi(31) - 1.0);
+        Tensor::from_vec(values.collect::<Vec<f64>>(), shape, &Device::Cpu).unwrap()
+    }
+
+    #[track_caller]
+    pub(super) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64) {
+        assert_eq!(found.dims(), expected.dims());
+        let largest = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+        let (error, scale) = (largest(&(found - expected).unwrap()), largest(expected));
+        assert!(scale > 0.0 && error <= tolerance * scale, "error {error:e} at a scale of {scale:e}");
+    }
+}

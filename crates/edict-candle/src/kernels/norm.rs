@@ -1,6 +1,6 @@
 //! Group and layer norms.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
 use super::{Real, by_width, for_each_row, image_dims, in_wide, misfit, widen, with_slice};
 use crate::error::Result;
@@ -8,7 +8,7 @@ use crate::weights::Norm;
 
 /// Normalises channel groups of an image, scales and shifts channels, and applies SiLU if `silu`.
 pub(crate) fn group_norm(image: &Tensor, norm: &Norm, groups: usize, eps: f64, silu: bool) -> Result<Tensor> {
-    let [batch, channels, height, width] = image_dims("group_norm", image)?;
+    let [_, channels, height, width] = image_dims("group_norm", image)?;
     if groups == 0 || channels % groups != 0 || norm.channels() != channels {
         return Err(misfit(
             "group_norm",
@@ -18,10 +18,7 @@ pub(crate) fn group_norm(image: &Tensor, norm: &Norm, groups: usize, eps: f64, s
     }
     let plane = height * width;
     if !image.device().is_cpu() {
-        let grouped = image.reshape((batch, groups, channels / groups * plane))?;
-        let normal = normalised(&grouped, eps)?.reshape((batch, channels, plane))?;
-        let y = scaled_and_shifted(&normal, norm, (1, channels, 1))?.reshape(image.shape())?;
-        return Ok(if silu { y.silu()? } else { y });
+        return group_norm_composed(image, norm, groups, eps, silu);
     }
     let slab = channels / groups * plane;
     in_wide(image, |image| {
@@ -55,7 +52,7 @@ pub(crate) fn layer_norm(x: &Tensor, norm: &Norm, eps: f64) -> Result<Tensor> {
         ));
     }
     if !x.device().is_cpu() {
-        return scaled_and_shifted(&normalised(x, eps)?, norm, channels);
+        return layer_norm_composed(x, norm, eps);
     }
     in_wide(x, |x| {
         by_width!("layer_norm", x, T => {
@@ -108,25 +105,36 @@ fn rows_cpu<T: Real>(
 }
 
 /// Sums `f` over a row in f64, in an order given by the row's length alone.
-fn sum<T: Real>(x: &[T], f: impl Fn(f64) -> f64) -> f64 {
+fn sum<T: Real>(x: &[T], f: impl Fn(f64) -> f64 + Copy) -> f64 {
     const LANES: usize = 8;
-    // Sums of short stretches, then their sum: errors grow with the number of stretches, not with that of elements.
-    const STRETCH: usize = 512 * LANES;
-    x.chunks(STRETCH)
-        .map(|x| {
-            let mut lanes = [0.0; LANES];
-            let (whole, rest) = x.as_chunks::<LANES>();
-            for x in whole {
-                for (lane, x) in lanes.iter_mut().zip(x) {
-                    *lane += f(x.wide());
-                }
-            }
-            for (lane, x) in lanes.iter_mut().zip(rest) {
-                *lane += f(x.wide());
-            }
-            lanes.iter().sum::<f64>()
-        })
-        .sum()
+    // Halves of long rows are summed apart: errors grow with the logarithm of the length.
+    if x.len() > 128 * LANES {
+        let (first, second) = x.split_at(x.len() / 2);
+        return sum(first, f) + sum(second, f);
+    }
+    let mut lanes = [0.0; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane += f(x.wide());
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += f(x.wide());
+    }
+    lanes.iter().sum()
+}
+
+fn group_norm_composed(image: &Tensor, norm: &Norm, groups: usize, eps: f64, silu: bool) -> Result<Tensor> {
+    let (batch, channels, height, width) = image.dims4()?;
+    let normal = normalised(&image.reshape((batch, groups, channels / groups * height * width))?, eps)?;
+    let normal = normal.reshape((batch, channels, height * width))?;
+    let y = scaled_and_shifted(&normal, norm, (1, channels, 1))?.reshape(image.shape())?;
+    Ok(if silu { y.silu()? } else { y })
+}
+
+fn layer_norm_composed(x: &Tensor, norm: &Norm, eps: f64) -> Result<Tensor> {
+    scaled_and_shifted(&normalised(x, eps)?, norm, norm.channels())
 }
 
 /// Brings the last axis to mean 0 and variance 1 with candle's operations; halves become `f32`.
@@ -142,6 +150,31 @@ fn scaled_and_shifted(x: &Tensor, norm: &Norm, shape: impl Into<candle_core::Sha
     let shape = shape.into();
     let weight = widen(&norm.weight)?.reshape(&shape)?;
     let bias = widen(&norm.bias)?.reshape(&shape)?;
-    let dtype: DType = norm.weight.dtype();
-    Ok(x.broadcast_mul(&weight)?.broadcast_add(&bias)?.to_dtype(dtype)?)
+    Ok(x.broadcast_mul(&weight)?.broadcast_add(&bias)?.to_dtype(norm.weight.dtype())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::tests::{assert_close, values};
+
+    #[test]
+    fn candle_normalises_alike() {
+        let norm = Norm::new(values(&[6], 2), values(&[6], 3)).unwrap();
+        let image = values(&[2, 6, 5, 7], 1);
+        for silu in [false, true] {
+            let expected = group_norm(&image, &norm, 3, 1e-5, silu).unwrap();
+            assert_close(&group_norm_composed(&image, &norm, 3, 1e-5, silu).unwrap(), &expected, 1e-14);
+        }
+        let tokens = values(&[2, 7, 6], 1);
+        let expected = layer_norm(&tokens, &norm, 1e-5).unwrap();
+        assert_close(&layer_norm_composed(&tokens, &norm, 1e-5).unwrap(), &expected, 1e-14);
+    }
+
+    #[test]
+    fn sums_long_rows_to_the_last_digit() {
+        // The naive sum of 0.1 over a million elements is off by 1e-11.
+        let sum = sum(&vec![0.1f64; 1_000_003], |x| x);
+        assert!((sum / 100_000.3 - 1.0).abs() < 1e-14, "{sum:e}");
+    }
 }
