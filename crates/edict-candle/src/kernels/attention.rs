@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use edict_stable_diffusion::AttentionOptions;
 
-use super::{Real, by_width, change, for_each_row, in_wide, misfit, token_dims, widen, with_slice};
+use super::{Real, by_width, change, for_each_row, in_wide, misfit, sum, token_dims, widen, with_slice};
 use crate::error::Result;
 
 /// Bytes of scores that exist at once; the scores of a single query for all heads may need more.
@@ -114,17 +114,27 @@ fn block_cpu<T: Real>(
 
 /// Replaces scores by `exp(scale (score - max))` over their sum.
 fn softmax<T: Real>(scores: &mut [T], scale: f64) {
-    let max = scores.iter().copied().fold(T::of(f64::NEG_INFINITY), |a, b| if b > a { b } else { a });
-    let scale = T::of(scale);
-    let mut sum = 0.0;
+    let (max, scale) = (largest(scores), T::of(scale));
     for score in scores.iter_mut() {
         *score = ((*score - max) * scale).exp();
-        sum += score.wide();
     }
-    let factor = T::of(1.0 / sum);
+    let factor = T::of(1.0 / sum(scores, |weight| weight));
     for score in scores {
         *score *= factor;
     }
+}
+
+/// Returns the largest element; what is not a number is passed over.
+fn largest<T: Real>(scores: &[T]) -> T {
+    let larger = |a: T, b: T| if b > a { b } else { a };
+    let mut lanes = [T::of(f64::NEG_INFINITY); 8];
+    let (whole, rest) = scores.as_chunks::<8>();
+    for scores in whole {
+        for (lane, &score) in lanes.iter_mut().zip(scores) {
+            *lane = larger(*lane, score);
+        }
+    }
+    rest.iter().copied().chain(lanes).fold(T::of(f64::NEG_INFINITY), larger)
 }
 
 /// Attention out of candle's operations, for devices without a kernel here.

@@ -10,12 +10,14 @@ pub(crate) mod linear;
 pub(crate) mod norm;
 mod real;
 pub(crate) mod shape;
+mod sum;
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{CandleError, Result};
 pub(crate) use real::Real;
+pub(crate) use sum::sum;
 
 /// Elements a task has at least: less is not worth handing to another thread.
 const GRAIN: usize = 1 << 14;

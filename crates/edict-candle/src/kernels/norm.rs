@@ -2,7 +2,7 @@
 
 use candle_core::{D, Tensor};
 
-use super::{Real, by_width, for_each_row, image_dims, in_wide, misfit, widen, with_slice};
+use super::{Real, by_width, for_each_row, image_dims, in_wide, misfit, sum, widen, with_slice};
 use crate::error::Result;
 use crate::weights::Norm;
 
@@ -104,27 +104,6 @@ fn rows_cpu<T: Real>(
     Ok(Tensor::from_vec(out, x.shape(), x.device())?)
 }
 
-/// Sums `f` over a row in f64, in an order given by the row's length alone.
-fn sum<T: Real>(x: &[T], f: impl Fn(f64) -> f64 + Copy) -> f64 {
-    const LANES: usize = 8;
-    // Halves of long rows are summed apart: errors grow with the logarithm of the length.
-    if x.len() > 128 * LANES {
-        let (first, second) = x.split_at(x.len() / 2);
-        return sum(first, f) + sum(second, f);
-    }
-    let mut lanes = [0.0; LANES];
-    let (whole, rest) = x.as_chunks::<LANES>();
-    for x in whole {
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            *lane += f(x.wide());
-        }
-    }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane += f(x.wide());
-    }
-    lanes.iter().sum()
-}
-
 fn group_norm_composed(image: &Tensor, norm: &Norm, groups: usize, eps: f64, silu: bool) -> Result<Tensor> {
     let (batch, channels, height, width) = image.dims4()?;
     let normal = normalised(&image.reshape((batch, groups, channels / groups * height * width))?, eps)?;
@@ -169,12 +148,5 @@ mod tests {
         let tokens = values(&[2, 7, 6], 1);
         let expected = layer_norm(&tokens, &norm, 1e-5).unwrap();
         assert_close(&layer_norm_composed(&tokens, &norm, 1e-5).unwrap(), &expected, 1e-14);
-    }
-
-    #[test]
-    fn sums_long_rows_to_the_last_digit() {
-        // The naive sum of 0.1 over a million elements is off by 1e-11.
-        let sum = sum(&vec![0.1f64; 1_000_003], |x| x);
-        assert!((sum / 100_000.3 - 1.0).abs() < 1e-14, "{sum:e}");
     }
 }
