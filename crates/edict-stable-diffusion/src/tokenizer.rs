@@ -224,11 +224,12 @@ impl Tokenizer {
                 collapse.map_err(TokenizerError::Vocabulary)?.into(),
                 Lowercase.into(),
             ])))
+            .map_err(TokenizerError::Vocabulary)?
             .with_pre_tokenizer(Some(PreTokenizers::new(vec![
                 words.map_err(TokenizerError::Vocabulary)?.into(),
                 ByteLevel::new(false, true, true).into(),
             ])));
-        pipeline.add_tokens(&special.tokens);
+        pipeline.add_tokens(special.tokens.iter().cloned()).map_err(TokenizerError::Vocabulary)?;
 
         for (id, (file, token)) in &special.ids {
             match pipeline.token_to_id(token) {
