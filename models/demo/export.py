@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import torch
 
-import loop
 import networks
 import text
+from latents import measure_scale
+from vae import decoder_path
 
 
 def averaged(nets, path):
@@ -24,28 +26,33 @@ def averaged(nets, path):
 
 
 def trained_vae(folder):
+    """The VAE, with the decoder that was trained further where there is one, and its checkpoint's facts."""
     vae = networks.vae().to(memory_format=torch.channels_last)
-    return vae, averaged({"vae": vae}, Path(folder) / "vae.pt")
+    saved = averaged({"vae": vae}, Path(folder) / "vae.pt")
+    facts = {"vae_steps": saved["step"], "vae_seconds": round(saved["seconds"]), "history": saved["history"][-1:]}
+    if decoder_path(folder).exists():
+        parts = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+        saved = averaged(parts, decoder_path(folder))
+        facts |= {"decoder_steps": saved["step"], "decoder_seconds": round(saved["seconds"])}
+        facts["history"] += saved["history"][-1:]
+    return vae, facts
 
 
 def trained(folder):
     """All parts of the model and the training steps behind them."""
     folder = Path(folder)
-    vae, vae_saved = trained_vae(folder)
+    vae, vae_facts = trained_vae(folder)
     tokenizer = text.load(folder / "tokenizer")
     nets = {"unet": networks.unet(), "text_encoder": networks.text_encoder(tokenizer)}
     saved = averaged(nets, folder / "unet.pt")
-    import numpy as np
-
-    scale = loop.measure_scale(vae, np.load(folder / "scenes" / "images.npy", mmap_mode="r"))
+    scale = measure_scale(vae, np.load(folder / "scenes" / "images.npy", mmap_mode="r"))
     facts = {
-        "vae_steps": vae_saved["step"],
-        "vae_seconds": round(vae_saved["seconds"]),
+        **vae_facts,
         "unet_steps": saved["step"],
         "unet_seconds": round(saved["seconds"]),
         "scaling_factor": scale,
         "parameters": {name: networks.parameters(net) for name, net in {"vae": vae, **nets}.items()},
-        "history": [*vae_saved["history"][-1:], *saved["history"][-1:]],
+        "history": [*vae_facts["history"], *saved["history"][-1:]],
     }
     return {"vae": vae, **nets, "tokenizer": tokenizer, "scale": scale, "facts": facts}
 

@@ -2,6 +2,7 @@
 """Trains the demo model from scenes that the scene program draws, and writes it as a Hugging Face folder.
 
     train.py train    --checkpoints DIR     trains VAE, then U-Net and text encoder; run again to go on
+    train.py decoder  --steps N             trains the VAE's decoder further; the latents stay as they are
     train.py export   --out FOLDER          writes the averaged weights in half precision
     train.py sample   --out SHEET.png       pictures for prompts
     train.py evaluate                       PSNR of the VAE on held-out scenes and photographs
@@ -18,12 +19,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import data  # noqa: E402
 import export  # noqa: E402
 import loop  # noqa: E402
 import report  # noqa: E402
+import unet  # noqa: E402
+import vae  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +42,8 @@ def arguments():
     train = commands.add_parser("train", parents=[common])
     train.add_argument("--vae-steps", type=int, default=4000)
     train.add_argument("--unet-steps", type=int, default=30000, help="may be raised or lowered when going on")
+    decoder = commands.add_parser("decoder", parents=[common])
+    decoder.add_argument("--steps", type=int, required=True)
     write = commands.add_parser("export", parents=[common])
     write.add_argument("--out", type=Path, required=True)
     sample = commands.add_parser("sample", parents=[common])
@@ -64,25 +70,31 @@ def train(options):
     options.checkpoints.mkdir(parents=True, exist_ok=True)
     pictures, captions = scenes(options, "scenes", data.TRAIN_SCENES, data.TRAIN_SEED)
     kept_pictures, kept_captions = held_out(options)
-    vae, run = loop.train_vae(options.checkpoints, pictures, kept_pictures, options.vae_steps)
+    network, run = vae.train_vae(options.checkpoints, pictures, kept_pictures, options.vae_steps)
     mark = f"vae step {run.step}"
-    loop.train_unet(
-        options.checkpoints, vae, mark, pictures, captions, kept_pictures, kept_captions, options.unet_steps
+    unet.train_unet(
+        options.checkpoints, network, mark, pictures, captions, kept_pictures, kept_captions, options.unet_steps
     )
 
 
+def train_decoder(options):
+    pictures, _ = scenes(options, "scenes", data.TRAIN_SCENES, data.TRAIN_SEED)
+    network, _ = vae.train_vae(options.checkpoints, pictures, held_out(options)[0], steps=0)
+    vae.train_decoder(options.checkpoints, network, pictures, held_out(options)[0], options.steps)
+
+
 def evaluate(options):
-    vae, _ = export.trained_vae(options.checkpoints)
+    network, _ = export.trained_vae(options.checkpoints)
     pictures = {
         "held-out scenes": held_out(options)[0],
         "held-out photographs, 1x": data.held_out_crops(1),
         "held-out photographs, 4x": data.held_out_crops(4),
     }
-    numbers = {name: {**report.vae_psnr(vae, p), "pictures": len(p)} for name, p in pictures.items()}
+    numbers = {name: {**report.vae_psnr(network, p), "pictures": len(p)} for name, p in pictures.items()}
     print(json.dumps(numbers, indent=2))
     if options.sheet:
         some = [p[:: max(1, len(p) // 6)][:6] for p in pictures.values()]
-        report.reconstruction_sheet(options.sheet, vae, data.np.concatenate(some))
+        report.reconstruction_sheet(options.sheet, network, np.concatenate(some))
 
 
 def sample(options):
@@ -111,8 +123,9 @@ def main():
     options = arguments()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    commands = {"train": train, "decoder": train_decoder, "export": write, "sample": sample, "evaluate": evaluate}
     try:
-        {"train": train, "export": write, "sample": sample, "evaluate": evaluate}[options.command](options)
+        commands[options.command](options)
     except loop.Stopped:
         print("stopped; the same command goes on", flush=True)
 
