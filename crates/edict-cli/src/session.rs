@@ -141,7 +141,10 @@ pub(crate) fn load<'a>(
         (None, None) => DType::F32,
     };
     let mut backend = CandleBackend::new(device, dtype)?;
-    if let Some(threads) = args.threads.map(usize::from).or(defaults.map(|origin| origin.threads)) {
+    // A file may come from a larger machine, or from nowhere; results do not depend on the number.
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let kept = defaults.map(|origin| origin.threads.clamp(1, available));
+    if let Some(threads) = args.threads.map(usize::from).or(kept) {
         backend = backend.with_threads(threads)?;
     }
     reporter.say(&format!("loading {}", folder.path().display()));
