@@ -1,6 +1,7 @@
 """The averaged weights of the latest checkpoints, as networks or as a Hugging Face folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -64,8 +65,11 @@ def write(checkpoints, out):
     model["vae"].register_to_config(scaling_factor=model["scale"])
     for part in ("vae", "unet", "text_encoder"):
         model[part].half().to(memory_format=torch.contiguous_format).save_pretrained(out / part)
-    model["tokenizer"].save_pretrained(out / "tokenizer")
-    text.copy_vocabulary(Path(checkpoints) / "tokenizer", out / "tokenizer")
+    # Half precision is how the weights are kept, not how they are to be computed with: the text encoder's class
+    # would take it so, the others' would not.
+    config = out / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    shutil.copytree(Path(checkpoints) / "tokenizer", out / "tokenizer")
     networks.scheduler().save_pretrained(out / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",

@@ -69,9 +69,3 @@ def tokens(tokenizer, captions):
     """`[len(captions), LENGTH]` token numbers."""
     options = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
     return tokenizer(captions, **options).input_ids
-
-
-def copy_vocabulary(source, target):
-    """Adds the two plain files that a fast tokenizer does not write itself."""
-    for name in ("vocab.json", "merges.txt"):
-        (target / name).write_bytes((source / name).read_bytes())
