@@ -1,7 +1,7 @@
 //! Exact inversion in the plane, with no model file: data on two moons, the network known in closed form.
 //!
-//! Points of the upper moon are inverted to noise and generated again under the condition "lower moon". Each keeps its place
-//! along the moon, because its noise does; and under its own condition each point comes back to where it was.
+//! Points of the upper moon are inverted to noise and generated again under the condition "lower moon". Neighbours stay
+//! neighbours, because their noise lies close together; and under its own condition each point comes back to where it was.
 
 use std::convert::Infallible;
 use std::f64::consts::PI;
