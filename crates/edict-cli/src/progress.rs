@@ -30,7 +30,7 @@ pub(crate) fn check_interrupt() -> Result<(), Failure> {
 }
 
 pub(crate) fn interrupted() -> Failure {
-    Failure::running("interrupted; nothing was written")
+    Failure::running("interrupted; no unfinished file was left")
 }
 
 /// Where progress and warnings go: standard error, and warnings into the JSON report too.
@@ -52,7 +52,11 @@ impl Reporter {
         }
     }
 
+    /// Warns, once: a prompt that several pictures share is read for each of them.
     pub(crate) fn warn(&self, message: String) {
+        if self.warnings.borrow().contains(&message) {
+            return;
+        }
         if !self.quiet {
             eprintln!("warning: {message}");
         }

@@ -9,8 +9,8 @@ use edict_core::{
     UpdateOrder,
 };
 use edict_stable_diffusion::{
-    Backend, DType, GuidanceSettings, ModelFolder, Origin, Picture, PromptEmbedding, StableDiffusion,
-    UNetPredictor, check_writable, seeded_noise, write_atomically, write_png,
+    Backend, DType, GuidanceSettings, ImageError, ModelFolder, Origin, Picture, PromptEmbedding,
+    StableDiffusion, UNetPredictor, check_writable, seeded_noise, write_atomically, write_png,
 };
 use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Ix3};
 use serde_json::{Map, Value, json};
@@ -115,7 +115,11 @@ pub(crate) fn check_outputs<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Re
 
 /// Reads the picture to work on, `[1, 3, height, width]` in [-1, 1], cut to what the autoencoder takes.
 pub(crate) fn read_image(args: &ImageArgs, folder: &ModelFolder) -> Result<Array4<f64>, Failure> {
-    Ok(Picture::open(&args.image)?.prepare(args.size, folder.vae_config().factor())?)
+    let picture = Picture::open(&args.image)?;
+    picture.prepare(args.size, folder.vae_config().factor()).map_err(|error| match error {
+        ImageError::Size { .. } => Failure::usage(format!("--size: {error}")),
+        other => other.into(),
+    })
 }
 
 /// Loads a model; `defaults` are those of an inversion file.
@@ -125,14 +129,25 @@ pub(crate) fn load<'a>(
     defaults: Option<&Origin>,
     reporter: &'a Reporter,
 ) -> Result<Session<'a, CandleBackend>, Failure> {
-    if args.backend.unwrap_or(BackendName::Candle) == BackendName::Tch {
-        return Err(Failure::usage(
-            "this build has no tch back end: leave out `--backend tch` to use candle",
-        ));
+    match (args.backend, defaults) {
+        (Some(BackendName::Tch), _) => {
+            return Err(Failure::usage(
+                "this build has no tch back end: leave out `--backend tch` to use candle",
+            ));
+        }
+        (None, Some(Origin { backend, .. })) if backend != BackendName::Candle.name() => {
+            return Err(Failure::running(format!(
+                "the inversion was made with the back end {backend:?}, which this build does not have: \
+                 give `--backend candle` to use that one"
+            )));
+        }
+        _ => {}
     }
     let device = match (args.device, defaults) {
         (Some(device), _) => device,
-        (None, Some(origin)) => origin.device.parse::<DeviceSpec>()?,
+        (None, Some(origin)) => {
+            origin.device.parse::<DeviceSpec>().map_err(|error| elsewhere(origin, &error))?
+        }
         (None, None) => DeviceSpec::Cpu,
     };
     let dtype = match (args.dtype, defaults) {
@@ -140,7 +155,10 @@ pub(crate) fn load<'a>(
         (None, Some(origin)) => parse_dtype(&origin.dtype)?,
         (None, None) => DType::F32,
     };
-    let mut backend = CandleBackend::new(device, dtype)?;
+    let mut backend = CandleBackend::new(device, dtype).map_err(|error| match defaults {
+        Some(origin) if args.device.is_none() => elsewhere(origin, &error),
+        _ => error.into(),
+    })?;
     // A file may come from a larger machine, or from nowhere; results do not depend on the number.
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let kept = defaults.map(|origin| origin.threads.clamp(1, available));
@@ -158,6 +176,15 @@ pub(crate) fn load<'a>(
     };
     check_interrupt()?;
     Ok(Session { model, origin, reporter, calls: AtomicUsize::new(0) })
+}
+
+/// The device an inversion was made on is not to be had here.
+fn elsewhere(origin: &Origin, error: &dyn std::error::Error) -> Failure {
+    let Origin { device, .. } = origin;
+    Failure::running(format!(
+        "the inversion was made on {device:?}; name a device by --device: {}",
+        chain(error)
+    ))
 }
 
 fn parse_dtype(name: &str) -> Result<DType, Failure> {

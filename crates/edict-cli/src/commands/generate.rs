@@ -10,6 +10,9 @@ use crate::session::{self, DEFAULT_GUIDANCE, Report, RunSettings};
 
 pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let outputs: Vec<_> = std::iter::once(args.output.as_path()).chain(args.latents.as_deref()).collect();
+    if args.latents.as_ref() == Some(&args.output) {
+        return Err(Failure::usage("--output and --latents name the same file"));
+    }
     session::check_outputs(outputs.iter().copied())?;
     let inversion = match &args.inversion {
         None => None,
@@ -22,7 +25,10 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
     let factor = folder.vae_config().factor();
 
     let settings = match &inversion {
-        Some(inversion) => kept_settings(args, inversion, factor)?,
+        Some(inversion) => {
+            check_shape(inversion, folder.vae_config().latent_channels)?;
+            kept_settings(args, inversion, factor)?
+        }
         None => RunSettings::new(&args.run, 1.0),
     };
     let default_guidance = inversion.as_ref().map_or(DEFAULT_GUIDANCE, |inversion| inversion.guidance);
@@ -60,10 +66,11 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         .map_err(session::run_failure)?;
     drop(progress);
     let picture = session.model.decode(&pair.x)?;
+    // The picture first: it can turn out not to be one.
+    session::write_picture(&picture, &args.output)?;
     if let Some(path) = &args.latents {
         session::write_bytes(path, &latents_to_bytes(&pair)?)?;
     }
-    session::write_picture(&picture, &args.output)?;
 
     let p = settings.mixing_weight.resolve(&trajectory);
     let mut json = session.settings(&args.model.model, &settings, p);
@@ -76,6 +83,16 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         None => json.insert("seed".to_owned(), args.seed.unwrap_or(0).into()),
     };
     Ok(Report::new("generate", json, &outputs, session.calls()))
+}
+
+/// Refuses latents that the model could not have made, and a batch, of which only one picture could be written.
+fn check_shape(inversion: &Inversion, channels: usize) -> Result<(), Failure> {
+    match *inversion.pair.x.shape() {
+        [1, found, height, width] if found == channels && height > 0 && width > 0 => Ok(()),
+        ref found => Err(Failure::running(format!(
+            "the inversion's latents should have shape [1, {channels}, height, width], found {found:?}"
+        ))),
+    }
 }
 
 /// The settings of an inversion, after checking that no flag says otherwise.
