@@ -4,7 +4,7 @@
 pub mod golden;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -22,23 +22,20 @@ pub fn image(name: &str) -> PathBuf {
 /// A call of the command line, put together argument by argument.
 ///
 /// It runs on one thread unless told otherwise: tests run side by side already.
+#[derive(Clone)]
 pub struct Edict {
-    command: Command,
-    threads: bool,
+    arguments: Vec<OsString>,
+    one_thread: bool,
 }
 
 pub fn edict(command: &str) -> Edict {
-    let mut process = Command::new(env!("CARGO_BIN_EXE_edict"));
-    process.arg(command).stdin(Stdio::null());
-    // No reading of the caller's settings.
-    process.env_remove("RUST_BACKTRACE").env_remove("RAYON_NUM_THREADS");
-    Edict { command: process, threads: command != "info" }
+    let one_thread = ["invert", "generate", "edit", "reconstruct"].contains(&command);
+    Edict { arguments: vec![command.into()], one_thread }
 }
 
 impl Edict {
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.threads &= argument.as_ref() != "--threads";
-        self.command.arg(argument);
+        self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
@@ -51,28 +48,41 @@ impl Edict {
         self.arg(flag).arg(value)
     }
 
-    pub fn in_folder(mut self, folder: &Path) -> Self {
-        self.command.current_dir(folder);
+    /// Gives a flag that was given already another value.
+    pub fn instead(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+        let at = self.arguments.iter().position(|argument| argument == flag).unwrap();
+        self.arguments[at + 1] = value.as_ref().to_owned();
         self
     }
 
-    fn prepare(&mut self) -> &mut Command {
-        if std::mem::take(&mut self.threads) {
-            self.command.args(["--threads", "1"]);
+    /// Leaves the number of threads to the program.
+    pub fn with_threads_of_its_own(mut self) -> Self {
+        self.one_thread = false;
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edict"));
+        command.args(&self.arguments).stdin(Stdio::null());
+        // Nothing of the caller's settings.
+        command.env_remove("RUST_BACKTRACE").env_remove("RAYON_NUM_THREADS");
+        let said = |argument: &OsString| argument.to_string_lossy().starts_with("--threads");
+        if self.one_thread && !self.arguments.iter().any(said) {
+            command.args(["--threads", "1"]);
         }
-        &mut self.command
+        command
     }
 
-    pub fn run(mut self) -> Run {
-        let output = self.prepare().output().unwrap();
-        Run { command: format!("{:?}", self.command), output }
+    pub fn run(&self) -> Run {
+        Run { command: format!("{:?}", self.arguments), output: self.command().output().unwrap() }
     }
 
-    pub fn spawn(mut self) -> Child {
-        self.prepare().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    pub fn spawn(&self) -> Child {
+        self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Runs with `--json`, which must succeed, and returns the object.
+    #[track_caller]
     pub fn json(self) -> Value {
         self.arg("--json").run().json()
     }
@@ -98,33 +108,32 @@ impl Run {
     }
 
     #[track_caller]
-    pub fn succeeds(self) -> Self {
+    pub fn succeeds(&self) -> &Self {
         assert_eq!(self.code(), 0, "{}\n{}", self.command, self.stderr());
         self
     }
 
     /// The one JSON object on standard output.
     #[track_caller]
-    pub fn json(self) -> Value {
-        let run = self.succeeds();
-        let text = run.stdout();
+    pub fn json(&self) -> Value {
+        let text = self.succeeds().stdout();
+        assert_eq!(text.lines().count(), 1, "{text}");
         let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e} in {text:?}"));
         assert!(value.is_object(), "{text}");
         value
     }
 
-    /// The error of a call that must fail: one line on standard error, nothing on standard output.
+    /// The error of a call that was refused, which must be one line on standard error and nothing on standard output.
     #[track_caller]
-    pub fn fails(&self, status: i32) -> String {
-        let (code, error) = (self.code(), self.stderr());
-        assert_eq!(code, status, "{}\n{error}", self.command);
+    pub fn error(&self, status: i32) -> String {
+        let error = self.stderr();
+        assert_eq!(self.code(), status, "{}\n{error}", self.command);
         assert_eq!(self.stdout(), "", "{}", self.command);
+        assert!(error.starts_with("error: ") && error.ends_with('\n'), "{}\n{error}", self.command);
         assert!(!error.contains("panicked"), "{}\n{error}", self.command);
-        // What comes before is progress, a line of which says that the model is loaded.
-        let lines: Vec<_> = error.lines().filter(|line| !line.starts_with("loading ")).collect();
-        assert!(lines[0].starts_with("error: "), "{}\n{error}", self.command);
-        // Only clap's own messages about usage go over several lines.
-        assert!(lines.len() == 1 || error.contains("--help"), "{}\n{error}", self.command);
+        // The argument parser adds how the command is used.
+        let usage = status == 2 && error.contains("\n\nFor more information, try '--help'.");
+        assert!(usage || error.lines().count() == 1, "{}\n{error}", self.command);
         error
     }
 }
