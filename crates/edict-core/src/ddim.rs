@@ -41,8 +41,7 @@ impl Sampler for Ddim {
     ) -> Result<(), StepError<P::Error>> {
         let (a, b) = step.coefficients();
         if b == 0.0 {
-            scale(z, a);
-            return Ok(());
+            return finite(scale(z, a), step);
         }
         let eps = predict(predictor, z, step, condition)?;
         finite(advance(z, &eps, a, b), step)
@@ -58,8 +57,7 @@ impl Sampler for Ddim {
     ) -> Result<(), StepError<P::Error>> {
         let (a, b) = step.coefficients();
         if b == 0.0 {
-            unscale(z, a);
-            return Ok(());
+            return finite(unscale(z, a), step);
         }
         let eps = predict(predictor, z, step, condition)?;
         finite(retreat(z, &eps, a, b), step)

@@ -139,8 +139,7 @@ impl Sampler for Edict {
         if b == 0.0 {
             scale(x, a);
             scale(y, a);
-            mix(x, y, p);
-            return Ok(());
+            return finite(mix(x, y, p), step);
         }
         let eps = |z: &Latents| predict(predictor, z, step, condition);
         if self.order.x_first(step) {
@@ -163,11 +162,10 @@ impl Sampler for Edict {
         condition: &P::Condition,
     ) -> Result<(), StepError<P::Error>> {
         let (a, b) = step.coefficients();
-        unmix(x, y, self.mixing_weight.resolve(trajectory));
+        finite(unmix(x, y, self.mixing_weight.resolve(trajectory)), step)?;
         if b == 0.0 {
-            unscale(x, a);
-            unscale(y, a);
-            return Ok(());
+            finite(unscale(x, a), step)?;
+            return finite(unscale(y, a), step);
         }
         let eps = |z: &Latents| predict(predictor, z, step, condition);
         let (first, second) = if self.order.x_first(step) { (x, y) } else { (y, x) };

@@ -160,10 +160,10 @@ pub enum StepError<E: Error + 'static> {
         /// What the model reported.
         source: E,
     },
-    /// The model predicted NaN or an infinite value.
+    /// The model predicted NaN or an infinite value, or the latents have grown out of the range of `f64`.
     #[error(
-        "prediction at step {step} (timestep {timestep}) is not finite; the network overflowed or its input has left \
-         its range: try a network of higher precision, a lower guidance scale or a larger mixing weight"
+        "step {step} (timestep {timestep}) leads to values that are not finite; the network overflowed or its input has \
+         left its range: try a network of higher precision, a lower guidance scale or a larger mixing weight"
     )]
     NonFinite {
         /// Index of the step in its run.

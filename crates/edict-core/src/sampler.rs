@@ -1,6 +1,7 @@
 //! The two loops every sampler shares.
 
 use crate::predictor::NoisePredictor;
+use crate::update::FiniteCheck;
 use crate::{Latents, Observer, SampleError, StateError, Step, StepError, Trajectory};
 
 /// The outcome of a run of sampler `S` with predictor `P`.
@@ -65,7 +66,7 @@ pub trait Sampler {
         trajectory: &Trajectory,
         predictor: &P,
         condition: &P::Condition,
-        observer: &mut impl Observer<Self::State>,
+        observer: &mut (impl Observer<Self::State> + ?Sized),
     ) -> RunResult<Self, P>
     where
         Self: Sized,
@@ -95,7 +96,7 @@ pub trait Sampler {
         trajectory: &Trajectory,
         predictor: &P,
         condition: &P::Condition,
-        observer: &mut impl Observer<Self::State>,
+        observer: &mut (impl Observer<Self::State> + ?Sized),
     ) -> RunResult<Self, P>
     where
         Self: Sized,
@@ -114,7 +115,7 @@ pub trait Sampler {
     }
 }
 
-/// Predicts noise for a step and checks the shape. That it is finite is checked by the update, which reads it anyway.
+/// Predicts noise for a step and checks the shape. That it is finite shows in the update.
 pub(crate) fn predict<P: NoisePredictor + ?Sized>(
     predictor: &P,
     latents: &Latents,
@@ -132,11 +133,8 @@ pub(crate) fn predict<P: NoisePredictor + ?Sized>(
     Ok(prediction)
 }
 
-/// Turns a failed check of a prediction into an error that names the step.
-pub(crate) fn finite<E: std::error::Error>(
-    check: crate::update::FiniteCheck,
-    step: &Step,
-) -> Result<(), StepError<E>> {
+/// Turns a failed check into an error that names the step.
+pub(crate) fn finite<E: std::error::Error>(check: FiniteCheck, step: &Step) -> Result<(), StepError<E>> {
     if check.passed() {
         Ok(())
     } else {

@@ -33,22 +33,35 @@ impl FiniteCheck {
     }
 }
 
+// Checks look at what an update wrote. With `b != 0` and `p > 0` a prediction that is not finite always shows there, and so does
+// a latent that has grown out of range by itself.
+
 /// `z <- a z`
-pub(crate) fn scale(z: &mut Latents, a: f64) {
-    Zip::from(z).for_each(|z| *z *= a);
+pub(crate) fn scale(z: &mut Latents, a: f64) -> FiniteCheck {
+    let mut check = FiniteCheck::default();
+    Zip::from(z).for_each(|z| {
+        *z *= a;
+        check.see(*z);
+    });
+    check
 }
 
 /// `z <- z / a`
-pub(crate) fn unscale(z: &mut Latents, a: f64) {
-    Zip::from(z).for_each(|z| *z /= a);
+pub(crate) fn unscale(z: &mut Latents, a: f64) -> FiniteCheck {
+    let mut check = FiniteCheck::default();
+    Zip::from(z).for_each(|z| {
+        *z /= a;
+        check.see(*z);
+    });
+    check
 }
 
 /// `z <- a z + b e`
 pub(crate) fn advance(z: &mut Latents, e: &Latents, a: f64, b: f64) -> FiniteCheck {
     let mut check = FiniteCheck::default();
     Zip::from(z).and(e).for_each(|z, &e| {
-        check.see(e);
         *z = a * *z + b * e;
+        check.see(*z);
     });
     check
 }
@@ -57,32 +70,29 @@ pub(crate) fn advance(z: &mut Latents, e: &Latents, a: f64, b: f64) -> FiniteChe
 pub(crate) fn retreat(z: &mut Latents, e: &Latents, a: f64, b: f64) -> FiniteCheck {
     let mut check = FiniteCheck::default();
     Zip::from(z).and(e).for_each(|z, &e| {
-        check.see(e);
         *z = (*z - b * e) / a;
+        check.see(*z);
     });
     check
 }
 
-/// Mixes one element pair: `x <- p x + q y`, then `y <- p y + q x`.
-#[inline(always)]
-fn mix_element(x: f64, y: f64, p: f64, q: f64) -> (f64, f64) {
-    let x = p * x + q * y;
-    (x, p * y + q * x)
-}
-
 /// `x <- p x + (1 - p) y`, then `y <- p y + (1 - p) x`
-pub(crate) fn mix(x: &mut Latents, y: &mut Latents, p: f64) {
-    let q = 1.0 - p;
-    Zip::from(x).and(y).for_each(|x, y| (*x, *y) = mix_element(*x, *y, p, q));
+pub(crate) fn mix(x: &mut Latents, y: &mut Latents, p: f64) -> FiniteCheck {
+    let mut mixing = Mixing::new(p);
+    Zip::from(x).and(y).for_each(|x, y| (*x, *y) = mixing.mix(*x, *y));
+    mixing.check
 }
 
 /// Undoes [`mix`].
-pub(crate) fn unmix(x: &mut Latents, y: &mut Latents, p: f64) {
-    let q = 1.0 - p;
+pub(crate) fn unmix(x: &mut Latents, y: &mut Latents, p: f64) -> FiniteCheck {
+    let (mut check, q) = (FiniteCheck::default(), 1.0 - p);
     Zip::from(x).and(y).for_each(|x, y| {
         *y = (*y - q * *x) / p;
         *x = (*x - q * *y) / p;
+        check.see(*x);
+        check.see(*y);
     });
+    check
 }
 
 /// `x <- a x + b e`, then [`mix`], in one pass.
@@ -93,12 +103,9 @@ pub(crate) fn advance_x_and_mix(
     (a, b): (f64, f64),
     p: f64,
 ) -> FiniteCheck {
-    let (mut check, q) = (FiniteCheck::default(), 1.0 - p);
-    Zip::from(x).and(y).and(e).for_each(|x, y, &e| {
-        check.see(e);
-        (*x, *y) = mix_element(a * *x + b * e, *y, p, q);
-    });
-    check
+    let mut mixing = Mixing::new(p);
+    Zip::from(x).and(y).and(e).for_each(|x, y, &e| (*x, *y) = mixing.mix(a * *x + b * e, *y));
+    mixing.check
 }
 
 /// `y <- a y + b e`, then [`mix`], in one pass.
@@ -109,12 +116,31 @@ pub(crate) fn advance_y_and_mix(
     (a, b): (f64, f64),
     p: f64,
 ) -> FiniteCheck {
-    let (mut check, q) = (FiniteCheck::default(), 1.0 - p);
-    Zip::from(x).and(y).and(e).for_each(|x, y, &e| {
-        check.see(e);
-        (*x, *y) = mix_element(*x, a * *y + b * e, p, q);
-    });
-    check
+    let mut mixing = Mixing::new(p);
+    Zip::from(x).and(y).and(e).for_each(|x, y, &e| (*x, *y) = mixing.mix(*x, a * *y + b * e));
+    mixing.check
+}
+
+/// The mixing of one element pair after another.
+struct Mixing {
+    p: f64,
+    q: f64,
+    check: FiniteCheck,
+}
+
+impl Mixing {
+    fn new(p: f64) -> Self {
+        Self { p, q: 1.0 - p, check: FiniteCheck::default() }
+    }
+
+    #[inline(always)]
+    fn mix(&mut self, x: f64, y: f64) -> (f64, f64) {
+        let x = self.p * x + self.q * y;
+        let y = self.p * y + self.q * x;
+        self.check.see(x);
+        self.check.see(y);
+        (x, y)
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ fn schedules_have_the_published_values() {
     let cosine = NoiseSchedule::squared_cosine(1000).unwrap();
     let form = |i: f64| ((i / 1000.0 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
     for i in [0, 1, 10, 500, 900] {
+        // A product of up to 900 factors, each of a few roundings.
         assert_relative_eq!(cosine.alpha_bars()[i], form(i as f64 + 1.0) / form(0.0), max_relative = 1e-12);
     }
     assert!(cosine.alpha_bars().windows(2).all(|w| w[1] < w[0]));
@@ -101,7 +102,9 @@ proptest! {
             // The transition takes signal and noise of one level to those of the next.
             prop_assert!((a * step.scale_from() - step.scale_to()).abs() <= 4.0 * f64::EPSILON);
             let noise = |bar: f64| (1.0 - bar).sqrt();
-            prop_assert!((a * noise(step.alpha_bar_from()) + b - noise(step.alpha_bar_to())).abs() <= 1e-14);
+            // b holds a sqrt(1 - A), which for the noisiest levels is some ten times its other term: a few roundings of that.
+            let rounding = 4.0 * f64::EPSILON * a.max(1.0);
+            prop_assert!((a * noise(step.alpha_bar_from()) + b - noise(step.alpha_bar_to())).abs() <= rounding);
         }
     }
 
