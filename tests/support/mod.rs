@@ -131,9 +131,7 @@ impl Run {
         assert_eq!(self.stdout(), "", "{}", self.command);
         assert!(error.starts_with("error: ") && error.ends_with('\n'), "{}\n{error}", self.command);
         assert!(!error.contains("panicked"), "{}\n{error}", self.command);
-        // The argument parser adds how the command is used.
-        let usage = status == 2 && error.contains("\n\nFor more information, try '--help'.");
-        assert!(usage || error.lines().count() == 1, "{}\n{error}", self.command);
+        assert!(error.lines().count() == 1, "{}\n{error}", self.command);
         error
     }
 }

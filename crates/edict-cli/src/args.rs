@@ -74,13 +74,13 @@ pub(crate) struct ModelArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
     /// Steps over the full schedule [default: 50]
-    #[arg(long, value_name = "N", value_parser = steps)]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     pub(crate) steps: Option<usize>,
     /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise]
-    #[arg(long, value_name = "S", value_parser = strength)]
+    #[arg(long, value_name = "S", value_parser = strength, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
     /// Mixing weight: auto, which is 0.93^(50/steps), or a number above 0 and up to 1 [default: auto]
-    #[arg(long, value_name = "auto|P")]
+    #[arg(long, value_name = "auto|P", allow_negative_numbers = true)]
     pub(crate) mixing_weight: Option<WeightArg>,
     /// Update x first at every step instead of x and y by turns
     #[arg(long)]

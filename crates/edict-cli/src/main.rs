@@ -13,11 +13,15 @@ use std::time::Instant;
 
 use args::{Cli, Command};
 use clap::Parser;
+use clap::error::ErrorKind;
 use progress::Reporter;
 
 fn main() -> ExitCode {
     let begun = Instant::now();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     progress::watch_interrupts();
     let output = cli.command.output();
     let reporter = Reporter::new(output.quiet);
@@ -43,8 +47,20 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            eprintln!("error: {}", failure.message);
+            progress::tell(&format!("error: {}", failure.message));
             ExitCode::from(failure.status)
         }
     }
+}
+
+/// Answers a command line that is wrong, in one line, or one that asks for help.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    // clap's own text goes on with usage and a hint, after an empty line.
+    let text = error.render().to_string();
+    let message: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    progress::tell(&format!("{} (see --help)", message.join(" ")));
+    ExitCode::from(2)
 }

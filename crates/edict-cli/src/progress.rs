@@ -1,7 +1,7 @@
 //! What the user sees while a command works, and the way to stop it.
 
 use std::cell::RefCell;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -33,6 +33,11 @@ pub(crate) fn interrupted() -> Failure {
     Failure::running("interrupted; no unfinished file was left")
 }
 
+/// Writes a line to standard error; a reader that has gone away is no reason to stop.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(stderr(), "{line}");
+}
+
 /// Where progress and warnings go: standard error, and warnings into the JSON report too.
 #[derive(Debug)]
 pub(crate) struct Reporter {
@@ -48,7 +53,7 @@ impl Reporter {
     /// Tells what is being done.
     pub(crate) fn say(&self, message: &str) {
         if !self.quiet {
-            eprintln!("{message}");
+            tell(message);
         }
     }
 
@@ -58,7 +63,7 @@ impl Reporter {
             return;
         }
         if !self.quiet {
-            eprintln!("warning: {message}");
+            tell(&format!("warning: {message}"));
         }
         self.warnings.borrow_mut().push(message);
     }
@@ -103,7 +108,7 @@ impl Progress {
     fn line(&mut self) {
         let elapsed = self.begun.elapsed().as_secs_f64();
         let left = elapsed / self.done as f64 * (self.steps - self.done) as f64;
-        eprintln!("{}: step {}/{}, {elapsed:.1} s, {left:.1} s left", self.name, self.done, self.steps);
+        tell(&format!("{}: step {}/{}, {elapsed:.1} s, {left:.1} s left", self.name, self.done, self.steps));
         self.told = Instant::now();
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use edict_candle::{CandleBackend, DeviceSpec};
 use edict_core::{
-    Edict, Guidance, Guided, Latents, MixingWeight, NoisePredictor, SampleError, Timestep, Trajectory,
-    UpdateOrder,
+    Edict, Guidance, Guided, Latents, MixingWeight, NoisePredictor, NoiseSchedule, SampleError, Timestep,
+    Trajectory, UpdateOrder,
 };
 use edict_stable_diffusion::{
     Backend, DType, GuidanceSettings, ImageError, ModelFolder, Origin, Picture, PromptEmbedding,
@@ -74,10 +74,25 @@ impl RunSettings {
 
     /// Lays out the run before the model's weights are read, so that settings that do not fit are refused at once.
     pub(crate) fn trajectory(&self, folder: &ModelFolder) -> Result<Trajectory, Failure> {
-        let scheduler = folder.scheduler_config();
-        let schedule = scheduler.noise_schedule()?;
-        let trajectory = scheduler.trajectory(&schedule, self.steps, self.strength);
+        let trajectory = folder.trajectory(self.steps, self.strength);
         trajectory.map_err(|error| Failure::usage(chain(&error)))
+    }
+}
+
+impl RunSettings {
+    /// Warns when inverting will blow rounding errors up to where they show.
+    pub(crate) fn warn_of_lost_bits(&self, trajectory: &Trajectory, reporter: &Reporter) {
+        // Of the 53 bits of an f64; ten are left for the latents themselves.
+        const BITS_TO_SPARE: f64 = 43.0;
+        let (p, steps) = (self.mixing_weight.resolve(trajectory), trajectory.len());
+        let lost = 2.0 * steps as f64 * (1.0 / p).log2();
+        if lost > BITS_TO_SPARE {
+            let enough = (-BITS_TO_SPARE / (2.0 * steps as f64)).exp2();
+            reporter.warn(format!(
+                "{steps} steps with mixing weight {p} lose {lost:.0} bits of the pair's difference, and f64 has \
+                 {BITS_TO_SPARE} to spare: the image may not come back; use --mixing-weight auto, or {enough:.3} and above"
+            ));
+        }
     }
 }
 
@@ -111,6 +126,15 @@ pub(crate) fn check_outputs<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Re
         check_writable(path)?;
     }
     Ok(())
+}
+
+/// Warns when the name of a picture promises another format.
+pub(crate) fn check_picture_name(path: &Path, reporter: &Reporter) {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    if let Some(other @ ("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff")) = extension.as_deref() {
+        reporter
+            .warn(format!("pictures are written as PNG, whatever the name: {} says {other}", path.display()));
+    }
 }
 
 /// Reads the picture to work on, `[1, 3, height, width]` in [-1, 1], cut to what the autoencoder takes.
@@ -226,12 +250,13 @@ impl<B: Backend> Session<'_, B> {
             .ok_or_else(|| Failure::running("the posterior's noise has another shape"))
     }
 
-    /// Returns the model as a guided predictor that counts its calls.
+    /// Returns the model as a guided predictor that counts its calls; `schedule` is the model's, or that of an inversion.
     pub(crate) fn predictor(
         &self,
         guidance: GuidanceSettings,
+        schedule: &NoiseSchedule,
     ) -> Result<Guided<Counted<'_, UNetPredictor<'_, B>>>, Failure> {
-        let counted = Counted { predictor: self.model.predictor(), calls: &self.calls };
+        let counted = Counted { predictor: self.model.predictor_with(schedule.clone()), calls: &self.calls };
         Ok(Guided::new(counted, guidance.scale()?))
     }
 
@@ -245,7 +270,7 @@ impl<B: Backend> Session<'_, B> {
         let Origin { backend, device, dtype, threads, .. } = &self.origin;
         let settings = json!({
             "model": model.to_string_lossy(), "backend": backend, "device": device, "dtype": dtype, "threads": threads,
-            "vae_dtype": self.model.vae_dtype().name(), "sampler": "edict", "steps": run.steps,
+            "vae_dtype": self.model.vae().dtype().name(), "sampler": "edict", "steps": run.steps,
             "strength": run.strength, "mixing_weight": p, "leapfrog": run.order == UpdateOrder::Leapfrog,
         });
         match settings {

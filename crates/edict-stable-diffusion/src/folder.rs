@@ -1,15 +1,17 @@
 //! A model in the Hugging Face layout, on disk or compiled into the program.
 
 use std::borrow::Cow;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
+use edict_core::{ConfigError, NoiseSchedule, Trajectory};
+
 use crate::config::{ModelIndex, SchedulerConfig, TextEncoderConfig, UNetConfig, VaeConfig, parse_json};
 use crate::error::LoadError;
+use crate::limited::read_limited;
 use crate::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::weights::WeightFile;
 
@@ -27,6 +29,7 @@ pub struct ModelFolder {
     vae: VaeConfig,
     text_encoder: TextEncoderConfig,
     scheduler: SchedulerConfig,
+    schedule: NoiseSchedule,
     unet_weights: WeightFile,
     vae_weights: WeightFile,
     text_encoder_weights: WeightFile,
@@ -78,7 +81,7 @@ impl ModelFolder {
         let text_encoder = TextEncoderConfig::from_json(&path, &value)?;
         let (path, value) = config("scheduler/scheduler_config.json")?;
         let scheduler = SchedulerConfig::from_json(&path, &value)?;
-        scheduler.noise_schedule().map_err(|source| LoadError::Schedule { path, source })?;
+        let schedule = scheduler.noise_schedule().map_err(|source| LoadError::Schedule { path, source })?;
 
         for (first, first_value, second, second_value) in [
             ("unet.in_channels", unet.in_channels, "vae.latent_channels", vae.latent_channels),
@@ -106,6 +109,7 @@ impl ModelFolder {
             vae,
             text_encoder,
             scheduler,
+            schedule,
         })
     }
 
@@ -149,6 +153,19 @@ impl ModelFolder {
         &self.scheduler
     }
 
+    /// Returns the noise schedule the network was trained with.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// Lays `steps` steps on the schedule, as the scheduler's config says; `strength` in `[0, 1]` is the share of them that is run.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the steps do not fit into the schedule or the strength is outside its range.
+    pub fn trajectory(&self, steps: usize, strength: f64) -> Result<Trajectory, ConfigError> {
+        self.scheduler.trajectory(&self.schedule, steps, strength)
+    }
+
     /// Returns the noise predictor's weights.
     pub fn unet_weights(&self) -> &WeightFile {
         &self.unet_weights
@@ -187,8 +204,20 @@ impl ModelFolder {
             special_tokens_map: special.as_deref(),
             added_tokens: added.as_deref(),
         };
-        Tokenizer::from_files(&files, self.text_encoder.max_position_embeddings)
-            .map_err(|source| LoadError::Tokenizer { path: self.files.path("tokenizer"), source })
+        let tokenizer = Tokenizer::from_files(&files, self.text_encoder.max_position_embeddings)
+            .map_err(|source| LoadError::Tokenizer { path: self.files.path("tokenizer"), source })?;
+        // Else some prompts would fail, and only they: those that hold a token without an embedding.
+        let (ids, embeddings) = (tokenizer.vocabulary_size(), self.text_encoder.vocab_size);
+        if ids > embeddings {
+            return Err(LoadError::PartsDiffer {
+                folder: self.files.path(""),
+                first: "tokenizer's vocabulary",
+                first_value: ids,
+                second: "text_encoder.vocab_size",
+                second_value: embeddings,
+            });
+        }
+        Ok(tokenizer)
     }
 
     /// Computes a fingerprint of the model: 32 hexadecimal digits.
@@ -219,6 +248,9 @@ impl ModelFolder {
     }
 }
 
+/// Longest config or tokenizer file read; a real one has a few MiB.
+const MAX_FILE: u64 = 256 << 20;
+
 impl Files {
     fn path(&self, name: &str) -> PathBuf {
         match self {
@@ -231,7 +263,7 @@ impl Files {
         match self {
             Self::Disk(folder) => {
                 let path = folder.join(name);
-                match fs::read(&path) {
+                match read_limited(&path, MAX_FILE) {
                     Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
                     Err(e) if absent(&e) => Ok(None),
                     Err(source) => Err(LoadError::Io { path, source }),

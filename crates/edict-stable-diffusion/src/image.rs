@@ -40,6 +40,22 @@ pub struct ParseSizeError {
     found: String,
 }
 
+impl ImageSize {
+    /// Checks that a model takes pictures of this size.
+    ///
+    /// # Errors
+    /// [`ImageError::Size`] if a side is no multiple of `factor`, 0 or above [`MAX_SIDE`].
+    pub fn check(self, factor: usize) -> Result<(), ImageError> {
+        let factor = factor.max(1);
+        let legal = |side: usize| side > 0 && side <= MAX_SIDE && side.is_multiple_of(factor);
+        if legal(self.width) && legal(self.height) {
+            Ok(())
+        } else {
+            Err(ImageError::Size { size: self, factor })
+        }
+    }
+}
+
 impl FromStr for ImageSize {
     type Err = ParseSizeError;
 
@@ -241,10 +257,7 @@ impl Picture {
         let factor = factor.max(1);
         let size = match size {
             Some(size) => {
-                let legal = |side: usize| side > 0 && side <= MAX_SIDE && side.is_multiple_of(factor);
-                if !legal(size.width) || !legal(size.height) {
-                    return Err(ImageError::Size { size, factor });
-                }
+                size.check(factor)?;
                 size
             }
             None => {

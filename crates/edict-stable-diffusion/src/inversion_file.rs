@@ -11,13 +11,14 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::limited::read_limited;
 use crate::{GuidanceSettings, Inversion, Origin};
 
 /// The version of the format this crate writes, and the newest it reads.
 pub const INVERSION_FORMAT: u32 = 1;
 
-/// Larger files are not inversions: the pair of a 16384x16384 image is 384 MiB.
-const MAX_BYTES: u64 = 1 << 32;
+/// Larger files are not inversions: latents of a 16384x16384 picture are 128 MiB, and a file holds three.
+const MAX_BYTES: u64 = 512 << 20;
 
 /// Why an inversion file could not be read or does not fit.
 #[derive(Debug, Error)]
@@ -31,13 +32,13 @@ pub enum InversionFileError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is too large to be an inversion.
-    #[error("{path}: {bytes} bytes long, which is more than any inversion; is this a file of model weights?")]
-    TooLarge {
+    /// The file's contents are not those of an inversion.
+    #[error("{path}: {source}")]
+    File {
         /// The file.
         path: PathBuf,
-        /// Its length.
-        bytes: u64,
+        /// What is wrong with them.
+        source: Box<InversionFileError>,
     },
     /// The bytes are not a safetensors file, or one that was cut off.
     #[error("not a whole safetensors file: {0}")]
@@ -182,20 +183,19 @@ impl Inversion {
     /// Reads an inversion file.
     ///
     /// # Errors
-    /// [`InversionFileError`] says what is wrong; nothing but the file's own length is allocated on its word.
+    /// [`InversionFileError::Io`] if it cannot be read or is longer than 512 MiB, [`InversionFileError::File`] with what is
+    /// wrong with its contents.
     pub fn read(path: &Path) -> Result<Self, InversionFileError> {
-        let io = |source| InversionFileError::Io { path: path.to_owned(), source };
-        let bytes = std::fs::metadata(path).map_err(io)?.len();
-        if bytes > MAX_BYTES {
-            return Err(InversionFileError::TooLarge { path: path.to_owned(), bytes });
-        }
-        Self::from_bytes(&std::fs::read(path).map_err(io)?)
+        let bytes = read_limited(path, MAX_BYTES)
+            .map_err(|source| InversionFileError::Io { path: path.to_owned(), source })?;
+        Self::from_bytes(&bytes)
+            .map_err(|source| InversionFileError::File { path: path.to_owned(), source: Box::new(source) })
     }
 
     /// Reads the bytes of an inversion file. Tensors it does not know are ignored.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// [`InversionFileError`] says what is wrong; nothing beyond the length of `bytes` is allocated on their word.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InversionFileError> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let entry = header.metadata().as_ref().and_then(|metadata| metadata.get("edict"));
@@ -234,7 +234,8 @@ impl Inversion {
         let levels = tensors.vector("run.alpha_bar", None)?;
         let inversion = Self {
             trajectory: Trajectory::from_levels(&timesteps, &levels, metadata.steps)?,
-            schedule: NoiseSchedule::from_alpha_bars(tensors.vector("run.training_alpha_bar", None)?)?,
+            schedule: NoiseSchedule::from_alpha_bars(tensors.vector("run.training_alpha_bar", None)?)?
+                .with_final_alpha_bar(levels[levels.len() - 1])?,
             strength: tensors.number("run.strength")?,
             mixing_weight: tensors.number("run.mixing_weight")?,
             guidance: GuidanceSettings { scale: tensors.number("run.guidance")?, interval },

@@ -13,6 +13,7 @@ mod folder;
 mod image;
 mod inversion;
 mod inversion_file;
+mod limited;
 mod metrics;
 mod model;
 mod noise;
@@ -44,7 +45,7 @@ pub use metrics::{
     BitIdentical, MetricError, Moments, bit_identical, bit_identical_pair, latent_max_abs_error, latent_mse,
     moments, pixel_mse, psnr,
 };
-pub use model::{PromptEmbedding, PromptError, SetupError, StableDiffusion, UNetPredictor};
+pub use model::{PromptEmbedding, PromptError, StableDiffusion, UNetPredictor};
 pub use noise::seeded_noise;
 pub use text_encoder::TextEncoder;
 pub use tokenizer::{EncodedPrompt, Tokenizer, TokenizerError, TokenizerFiles};

@@ -10,8 +10,8 @@ use ndarray::{ArrayD, ArrayViewD, Axis, concatenate};
 use thiserror::Error;
 
 use crate::{
-    Backend, DType, EncodedPrompt, LoadError, ModelError, ModelFolder, Posterior, PredictionType,
-    SchedulerConfig, TextEncoder, Tokenizer, TokenizerError, UNet, Vae,
+    Backend, LoadError, ModelError, ModelFolder, Posterior, PredictionType, SchedulerConfig, TextEncoder,
+    Tokenizer, TokenizerError, UNet, Vae,
 };
 
 /// A Stable Diffusion 1.x or 2.x model on a back end.
@@ -22,18 +22,6 @@ pub struct StableDiffusion<B: Backend> {
     tokenizer: Tokenizer,
     scheduler: SchedulerConfig,
     schedule: NoiseSchedule,
-}
-
-/// Why a model could not be put together.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum SetupError {
-    /// A config or weight file is missing, damaged or not supported.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The scheduler's config does not make a schedule that can be inverted.
-    #[error("scheduler: {0}")]
-    Schedule(#[from] ConfigError),
 }
 
 /// Why a prompt could not be encoded; `E` is the back end's error.
@@ -73,12 +61,11 @@ impl<B: Backend> StableDiffusion<B> {
     /// Loads every part of a model folder.
     ///
     /// # Errors
-    /// [`SetupError`] names the file and what is wrong with it.
-    pub fn load(backend: &B, folder: &ModelFolder) -> Result<Self, SetupError> {
-        let scheduler = folder.scheduler_config().clone();
+    /// [`LoadError`] names the file and what is wrong with it.
+    pub fn load(backend: &B, folder: &ModelFolder) -> Result<Self, LoadError> {
         Ok(Self {
-            schedule: scheduler.noise_schedule()?,
-            scheduler,
+            schedule: folder.schedule().clone(),
+            scheduler: folder.scheduler_config().clone(),
             tokenizer: folder.tokenizer()?,
             text_encoder: TextEncoder::load(
                 backend,
@@ -93,11 +80,6 @@ impl<B: Backend> StableDiffusion<B> {
     /// Returns how many pixels along an axis become one latent: 8 for Stable Diffusion.
     pub fn factor(&self) -> usize {
         self.vae.factor()
-    }
-
-    /// Returns the element type the autoencoder runs in, which `force_upcast` may have raised.
-    pub fn vae_dtype(&self) -> DType {
-        self.vae.dtype()
     }
 
     /// Returns the schedule the model was trained with.
@@ -118,14 +100,6 @@ impl<B: Backend> StableDiffusion<B> {
     pub fn latent_shape(&self, batch: usize, width: usize, height: usize) -> [usize; 4] {
         let factor = self.factor();
         [batch, self.vae.config().latent_channels, height / factor, width / factor]
-    }
-
-    /// Turns a prompt into token ids, padded to the text encoder's length.
-    ///
-    /// # Errors
-    /// [`TokenizerError`] if the tokenizer fails.
-    pub fn tokenize(&self, prompt: &str) -> Result<EncodedPrompt, TokenizerError> {
-        self.tokenizer.encode(prompt)
     }
 
     /// Encodes a prompt.
@@ -160,16 +134,38 @@ impl<B: Backend> StableDiffusion<B> {
 
     /// Returns the U-Net as a predictor of noise, whatever it was trained to predict.
     pub fn predictor(&self) -> UNetPredictor<'_, B> {
+        self.predictor_with(self.schedule.clone())
+    }
+
+    /// Returns the U-Net as a predictor that converts its predictions by a schedule kept from an earlier run,
+    /// [`Inversion::schedule`](crate::Inversion::schedule), instead of the model's own.
+    pub fn predictor_with(&self, schedule: NoiseSchedule) -> UNetPredictor<'_, B> {
         let raw = RawUNet { unet: &self.unet };
         UNetPredictor(match self.scheduler.prediction_type {
             PredictionType::Epsilon => Parameterization::Noise(raw),
-            PredictionType::V => {
-                Parameterization::Velocity(VelocityPredictor::new(raw, self.schedule.clone()))
-            }
-            PredictionType::Sample => {
-                Parameterization::Sample(SamplePredictor::new(raw, self.schedule.clone()))
-            }
+            PredictionType::V => Parameterization::Velocity(VelocityPredictor::new(raw, schedule)),
+            PredictionType::Sample => Parameterization::Sample(SamplePredictor::new(raw, schedule)),
         })
+    }
+
+    /// Returns the noise predictor, for instance to watch its attention.
+    pub fn unet(&self) -> &UNet<B> {
+        &self.unet
+    }
+
+    /// Returns the autoencoder.
+    pub fn vae(&self) -> &Vae<B> {
+        &self.vae
+    }
+
+    /// Returns the text encoder.
+    pub fn text_encoder(&self) -> &TextEncoder<B> {
+        &self.text_encoder
+    }
+
+    /// Returns the tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 }
 

@@ -10,6 +10,7 @@ use crate::session::{self, DEFAULT_GUIDANCE, Report, RunSettings};
 pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let outputs = session::numbered(&args.output, args.target.len());
     session::check_outputs(outputs.iter().map(AsRef::as_ref))?;
+    session::check_picture_name(&args.output, reporter);
     let settings = RunSettings::new(&args.run, 0.8);
     let guidance = session::guidance(&args.guidance, DEFAULT_GUIDANCE);
     let negative = args.guidance.negative.clone().unwrap_or_default();
@@ -18,6 +19,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let source_negative = args.source_negative.clone().unwrap_or_else(|| negative.clone());
     let folder = session::open_folder(&args.model.model)?;
     let trajectory = settings.trajectory(&folder)?;
+    settings.warn_of_lost_bits(&trajectory, reporter);
     let image = session::read_image(&args.image, &folder)?;
     let session = session::load(&args.model, &folder, None, reporter)?;
 
@@ -31,13 +33,25 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let mut progress = reporter.run("inverting", trajectory.len());
     let start = sampler.state_from_image(&image_latent);
     let noise = sampler
-        .invert(&start, &trajectory, &session.predictor(source_guidance)?, &source, &mut progress)
+        .invert(
+            &start,
+            &trajectory,
+            &session.predictor(source_guidance, folder.schedule())?,
+            &source,
+            &mut progress,
+        )
         .map_err(session::run_failure)?;
     drop(progress);
     for (target, output) in targets.iter().zip(&outputs) {
         let mut progress = reporter.run("generating", trajectory.len());
         let edited = sampler
-            .generate(&noise, &trajectory, &session.predictor(guidance)?, target, &mut progress)
+            .generate(
+                &noise,
+                &trajectory,
+                &session.predictor(guidance, folder.schedule())?,
+                target,
+                &mut progress,
+            )
             .map_err(session::run_failure)?;
         drop(progress);
         session::write_picture(&session.model.decode(&edited.x)?, output)?;

@@ -14,14 +14,17 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         return Err(Failure::usage("--output and --latents name the same file"));
     }
     session::check_outputs(outputs.iter().copied())?;
+    session::check_picture_name(&args.output, reporter);
     let inversion = match &args.inversion {
         None => None,
-        Some(path) => {
-            let named = |error| Failure::running(format!("{}: {}", path.display(), chain(&error)));
-            Some(Inversion::read(path).map_err(named)?)
-        }
+        Some(path) => Some(Inversion::read(path)?),
     };
     let folder = session::open_folder(&args.model.model)?;
+    let fingerprint = folder.fingerprint()?;
+    if let (Some(inversion), Some(path)) = (&inversion, &args.inversion) {
+        let named = |error| Failure::running(format!("{}: {}", path.display(), chain(&error)));
+        inversion.check_model(&fingerprint).map_err(named)?;
+    }
     let factor = folder.vae_config().factor();
 
     let settings = match &inversion {
@@ -44,14 +47,12 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         Some(size) => size,
         None => model_size(&folder),
     };
-    check_size(size, factor)?;
+    size.check(factor).map_err(|error| Failure::usage(format!("--size: {error}")))?;
 
     let session = session::load(&args.model, &folder, inversion.as_ref().map(|i| &i.origin), reporter)?;
-    if let Some(inversion) = &inversion {
-        inversion.check_model(&session.origin.model)?;
-    }
     let condition = session.encode_prompts(&prompt, &negative)?;
     let sampler = settings.sampler()?;
+    let schedule = inversion.as_ref().map_or(folder.schedule(), |inversion| &inversion.schedule).clone();
     let start = match inversion {
         Some(inversion) => inversion.pair,
         None => {
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
     };
     let mut progress = reporter.run("generating", trajectory.len());
     let pair = sampler
-        .generate(&start, &trajectory, &session.predictor(guidance)?, &condition, &mut progress)
+        .generate(&start, &trajectory, &session.predictor(guidance, &schedule)?, &condition, &mut progress)
         .map_err(session::run_failure)?;
     drop(progress);
     let picture = session.model.decode(&pair.x)?;
@@ -114,7 +115,8 @@ fn kept_settings(args: &GenerateArgs, inversion: &Inversion, factor: usize) -> R
     }
     match args.run.mixing_weight {
         Some(WeightArg::Fixed(given)) if given != p => return Err(otherwise("--mixing-weight", &given, &p)),
-        Some(WeightArg::Auto) if MixingWeight::Auto.resolve(trajectory) != p => {
+        // A power: its last bit may differ between machines, and the kept number is used anyway.
+        Some(WeightArg::Auto) if (MixingWeight::Auto.resolve(trajectory) / p - 1.0).abs() > 1e-12 => {
             return Err(otherwise("--mixing-weight", &"auto", &p));
         }
         _ => {}
@@ -140,16 +142,4 @@ fn model_size(folder: &ModelFolder) -> ImageSize {
     // 64 latents a side are diffusers' own default.
     let [height, width] = folder.unet_config().sample_size.unwrap_or([64, 64]);
     ImageSize { width: width * factor, height: height * factor }
-}
-
-fn check_size(size: ImageSize, factor: usize) -> Result<(), Failure> {
-    if size.width.is_multiple_of(factor) && size.height.is_multiple_of(factor) {
-        return Ok(());
-    }
-    let nearest = |side: usize| (side as f64 / factor as f64).round().max(1.0) as usize * factor;
-    Err(Failure::usage(format!(
-        "--size {size} does not fit this model, which wants multiples of {factor}: use {}x{}",
-        nearest(size.width),
-        nearest(size.height)
-    )))
 }

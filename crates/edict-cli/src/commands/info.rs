@@ -16,7 +16,6 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
     let tokenizer = folder.tokenizer()?;
     let (unet, vae, text) = (folder.unet_config(), folder.vae_config(), folder.text_encoder_config());
     let scheduler = folder.scheduler_config();
-    scheduler.noise_schedule()?;
     let prediction = match scheduler.prediction_type {
         PredictionType::Epsilon => "epsilon",
         PredictionType::V => "v_prediction",
@@ -112,7 +111,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
 struct Size {
     file: String,
     tensors: usize,
-    parameters: usize,
+    parameters: u64,
     bytes: u64,
     dtypes: BTreeMap<String, usize>,
 }
@@ -123,7 +122,9 @@ impl Size {
         let mut size = Self { file, tensors: 0, parameters: 0, bytes: 0, dtypes: BTreeMap::new() };
         for (_, tensor) in weights.tensors() {
             size.tensors += 1;
-            size.parameters += tensor.shape().iter().product::<usize>();
+            size.parameters = size.parameters.saturating_add(
+                tensor.shape().iter().fold(1, |count: u64, extent| count.saturating_mul(*extent as u64)),
+            );
             size.bytes += tensor.bytes();
             *size.dtypes.entry(tensor.dtype().to_lowercase()).or_default() += 1;
         }

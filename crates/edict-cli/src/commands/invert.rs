@@ -15,6 +15,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
     let negative = args.guidance.negative.clone().unwrap_or_default();
     let folder = session::open_folder(&args.model.model)?;
     let trajectory = settings.trajectory(&folder)?;
+    settings.warn_of_lost_bits(&trajectory, reporter);
     let image = session::read_image(&args.image, &folder)?;
     let session = session::load(&args.model, &folder, None, reporter)?;
 
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
         .invert(
             &sampler.state_from_image(&image_latent),
             &trajectory,
-            &session.predictor(guidance)?,
+            &session.predictor(guidance, folder.schedule())?,
             &condition,
             &mut progress,
         )

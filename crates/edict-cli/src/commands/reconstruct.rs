@@ -18,11 +18,15 @@ use crate::session::{self, DEFAULT_GUIDANCE, Report, RunSettings, Session};
 
 pub(crate) fn run(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs(args.output.as_deref())?;
+    if let Some(path) = &args.output {
+        session::check_picture_name(path, reporter);
+    }
     let settings = RunSettings::new(&args.run, 0.8);
     let guidance = session::guidance(&args.guidance, DEFAULT_GUIDANCE);
     let negative = args.guidance.negative.clone().unwrap_or_default();
     let folder = session::open_folder(&args.model.model)?;
     let trajectory = settings.trajectory(&folder)?;
+    settings.warn_of_lost_bits(&trajectory, reporter);
     let image = session::read_image(&args.image, &folder)?;
     let session = session::load(&args.model, &folder, None, reporter)?;
 
@@ -93,7 +97,7 @@ impl<B: Backend> Job<'_, B> {
     {
         let (session, latent, trajectory) = (self.session, &self.image_latent, &self.trajectory);
         let (begun, calls) = (Instant::now(), session.calls());
-        let predictor = session.predictor(self.guidance)?;
+        let predictor = session.predictor(self.guidance, session.model.schedule())?;
         let mut progress = session.reporter.run(name, 2 * trajectory.len());
         let start = sampler.state_from_image(latent);
         let noise = sampler

@@ -153,7 +153,8 @@ fn odd_kernel(fields: &Fields<'_>, name: &str) -> Result<usize, LoadError> {
 
 /// Reads a side or `[height, width]`; anything else is as good as no wish.
 fn sample_size(value: &Value) -> Option<[usize; 2]> {
-    let side = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+    let side =
+        |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1 << 16).contains(n));
     match value {
         Value::Array(sides) => match sides.as_slice() {
             [height, width] => Some([side(height)?, side(width)?]),

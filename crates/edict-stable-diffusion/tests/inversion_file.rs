@@ -1,0 +1,226 @@
+//! Inversion files: every bit comes back, and nothing else is accepted.
+
+use edict_core::{CoupledPair, Latents, NoiseSchedule, Trajectory, UpdateOrder};
+use edict_stable_diffusion::{GuidanceSettings, Inversion, InversionFileError, Origin};
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+/// Values of every size and sign, among them a negative zero and a subnormal.
+fn latents(batch: usize, seed: u64) -> Latents {
+    let special = [-0.0, 5e-324, 1e300, -1e-300, 0.1];
+    let mut bits = seed;
+    Latents::from_shape_fn(vec![batch, 4, 2, 3], |i| {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let at = i[1] * 6 + i[2] * 3 + i[3];
+        special.get(at).copied().unwrap_or((bits >> 11) as f64 / 2f64.powi(53) * 6.0 - 3.0)
+    })
+}
+
+fn inversion(strength: f64, alpha_one: bool, order: UpdateOrder, interval: Option<[usize; 2]>) -> Inversion {
+    let mut schedule = NoiseSchedule::scaled_linear(0.00085, 0.012, 1000).unwrap();
+    if alpha_one {
+        schedule = schedule.with_final_alpha_bar(1.0).unwrap();
+    }
+    Inversion {
+        pair: CoupledPair { x: latents(2, 1), y: latents(2, 2) },
+        image_latent: latents(2, 3),
+        trajectory: Trajectory::builder(31).offset(1).strength(strength).build(&schedule).unwrap(),
+        strength,
+        schedule,
+        mixing_weight: 0.93f64.powf(50.0 / 31.0),
+        order,
+        guidance: GuidanceSettings { scale: 0.1 + 0.2, interval },
+        prompt: "a \"cat\"\nüber 猫".to_owned(),
+        negative: String::new(),
+        origin: Origin {
+            model: "0123".to_owned(),
+            backend: "candle".to_owned(),
+            device: "cpu".to_owned(),
+            dtype: "f16".to_owned(),
+            threads: 2,
+        },
+    }
+}
+
+fn bits(latents: &Latents) -> Vec<u64> {
+    latents.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn every_bit_comes_back() {
+    for strength in [0.0, 0.5, 1.0] {
+        for alpha_one in [false, true] {
+            for order in [UpdateOrder::Leapfrog, UpdateOrder::Fixed] {
+                for interval in [None, Some([200, 800])] {
+                    let written = inversion(strength, alpha_one, order, interval);
+                    let read = Inversion::from_bytes(&written.to_bytes().unwrap()).unwrap();
+                    assert_eq!(read, written);
+                    // Equality of floats does not see the sign of zero.
+                    assert_eq!(bits(&read.pair.x), bits(&written.pair.x));
+                    assert_eq!(bits(&read.pair.y), bits(&written.pair.y));
+                    assert_eq!(bits(&read.image_latent), bits(&written.image_latent));
+                }
+            }
+        }
+    }
+}
+
+/// Writes the tensors and metadata of a file again, after a change.
+fn rewritten(
+    change_tensors: impl Fn(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>),
+    change_metadata: impl Fn(&mut serde_json::Value),
+) -> Vec<u8> {
+    let bytes = inversion(0.5, false, UpdateOrder::Leapfrog, Some([200, 800])).to_bytes().unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let mut metadata: serde_json::Value =
+        serde_json::from_str(&header.metadata().as_ref().unwrap()["edict"]).unwrap();
+    change_metadata(&mut metadata);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = (file.tensors().into_iter())
+        .map(|(name, view)| (name, view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    change_tensors(&mut tensors);
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    let metadata = [("edict".to_owned(), metadata.to_string())].into();
+    safetensors::serialize(views, Some(metadata)).unwrap()
+}
+
+#[test]
+fn unknown_tensors_and_settings_are_ignored() {
+    let bytes = rewritten(
+        |tensors| tensors.push(("later.thing".to_owned(), safetensors::Dtype::I64, vec![1], vec![0; 8])),
+        |metadata| metadata["later"] = "thing".into(),
+    );
+    let expected = inversion(0.5, false, UpdateOrder::Leapfrog, Some([200, 800]));
+    assert_eq!(Inversion::from_bytes(&bytes).unwrap(), expected);
+}
+
+#[test]
+fn a_missing_or_misshapen_tensor_is_named() {
+    let names = [
+        "x",
+        "y",
+        "image_latent",
+        "run.alpha_bar",
+        "run.timestep",
+        "run.strength",
+        "run.mixing_weight",
+        "run.guidance",
+        "run.training_alpha_bar",
+    ];
+    for name in names {
+        let without = rewritten(|tensors| tensors.retain(|tensor| tensor.0 != name), |_| ());
+        match Inversion::from_bytes(&without).unwrap_err() {
+            InversionFileError::MissingTensor { name: found } => assert_eq!(found, name),
+            other => panic!("{name}: {other}"),
+        }
+        let retyped = rewritten(
+            |tensors| {
+                tensors
+                    .iter_mut()
+                    .filter(|tensor| tensor.0 == name)
+                    .for_each(|t| t.1 = safetensors::Dtype::I64)
+            },
+            |_| (),
+        );
+        let error = Inversion::from_bytes(&retyped).unwrap_err().to_string();
+        assert!(error.contains(&format!("tensor `{name}` should be F64")), "{error}");
+        let reshaped = rewritten(
+            |tensors| tensors.iter_mut().filter(|tensor| tensor.0 == name).for_each(|t| t.2.insert(0, 1)),
+            |_| (),
+        );
+        let error = Inversion::from_bytes(&reshaped).unwrap_err().to_string();
+        assert!(error.contains(&format!("tensor `{name}` should be F64")), "{error}");
+    }
+}
+
+#[test]
+fn numbers_that_make_no_run_are_refused() {
+    let with = |name: &str, values: &[f64]| {
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes = rewritten(
+            |tensors| {
+                let tensor = tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap();
+                (tensor.2, tensor.3) = (vec![values.len()], data.clone());
+            },
+            |_| (),
+        );
+        Inversion::from_bytes(&bytes).unwrap_err().to_string()
+    };
+    for (name, values, message) in [
+        ("run.mixing_weight", &[1.5][..], "mixing weight is 1.5"),
+        ("run.mixing_weight", &[f64::NAN], "mixing weight is NaN"),
+        ("run.guidance", &[f64::INFINITY], "guidance scale is inf"),
+        ("run.strength", &[2.0], "strength is 2"),
+        ("run.timestep", &[0.5], "run.timestep"),
+        ("run.timestep", &[-1.0], "run.timestep"),
+        ("run.timestep", &[1e300], "run.timestep"),
+        ("run.timestep", &[3.0], "one level more than timesteps, found 17"),
+        ("run.alpha_bar", &[0.5], "one level more than timesteps, found 1"),
+        ("run.guidance_interval", &[800.0, 200.0], "is empty"),
+        ("run.training_alpha_bar", &[0.0], "zero terminal SNR"),
+        ("run.training_alpha_bar", &[], "at least one"),
+        ("run.training_alpha_bar", &[0.9], "outside training"),
+    ] {
+        let error = with(name, values);
+        assert!(error.contains(message), "{name}: {error:?} should contain {message:?}");
+    }
+}
+
+#[test]
+fn other_versions_and_settings_are_refused_by_name() {
+    let with = |change: fn(&mut serde_json::Value)| {
+        Inversion::from_bytes(&rewritten(|_| (), change)).unwrap_err().to_string()
+    };
+    assert!(with(|m| m["format"] = 2.into()).contains("inversion format 2 is newer than 1"));
+    assert!(with(|m| m["sampler"] = "belm".into()).contains("setting `sampler` is \"belm\""));
+    assert!(with(|m| m["mode"] = "exact".into()).contains("setting `mode` is \"exact\""));
+    assert!(with(|m| m["order"] = "spiral".into()).contains("setting `order` is \"spiral\""));
+    assert!(with(|m| m["prompt"] = 3.into()).contains("metadata `edict` are damaged"));
+    let plain = safetensors::serialize(
+        [("x", TensorView::new(safetensors::Dtype::F64, vec![0], &[]).unwrap())],
+        None,
+    );
+    let error = Inversion::from_bytes(&plain.unwrap()).unwrap_err().to_string();
+    assert!(error.starts_with("not an inversion"), "{error}");
+}
+
+#[test]
+fn another_model_is_told_apart() {
+    let inversion = inversion(0.5, false, UpdateOrder::Leapfrog, None);
+    inversion.check_model("0123").unwrap();
+    let error = inversion.check_model("0124").unwrap_err().to_string();
+    assert!(error.contains("made with another model (fingerprint 0123, this model has 0124)"), "{error}");
+}
+
+#[test]
+fn a_file_that_never_ends_is_refused() {
+    let endless = std::path::Path::new("/dev/zero");
+    if endless.exists() {
+        let error = Inversion::read(endless).unwrap_err().to_string();
+        assert!(error.starts_with("/dev/zero: longer than 512 MiB"), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_files_are_errors_or_inversions(
+        cut in 0usize..20_000, flips in prop::collection::vec((0usize..20_000, 0u8..8), 0..8),
+    ) {
+        let mut bytes = inversion(0.5, true, UpdateOrder::Leapfrog, None).to_bytes().unwrap();
+        for (at, bit) in flips {
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+        }
+        if cut < bytes.len() {
+            bytes.truncate(cut);
+        }
+        // Whatever the bytes: no panic, and what is accepted can be written again.
+        if let Ok(read) = Inversion::from_bytes(&bytes) {
+            read.to_bytes().unwrap();
+        }
+    }
+}
