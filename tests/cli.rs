@@ -363,7 +363,8 @@ fn exit_status_tells_usage_from_failure() {
     // Failures are told on standard error alone, for programs too.
     desk.refuses(desk.invert("inversion").instead("--model", desk.at("none")).arg("--json"), 1, &["none"]);
     // A flag that could have no effect.
-    desk.refuses(desk.invert("inversion").args("--seed 3"), 2, &["--sample-posterior"]);
+    let warnings = desk.invert("unsampled").args("--steps 2 --seed 3").json()["warnings"].to_string();
+    assert!(warnings.contains("--seed has no effect without --sample-posterior"), "{warnings}");
 }
 
 // Settings and their defaults.
@@ -579,6 +580,23 @@ fn a_file_written_by_a_reader_of_the_format_is_used_number_by_number() {
         differ(&run(&|kept| kept.values(name)[0] *= 1.0 - 1e-9), &plain);
     }
     differ(&run(&|kept| kept.values("run.timestep")[0] -= 1.0), &plain);
+}
+
+#[test]
+fn velocities_are_converted_by_the_table_in_the_file() {
+    let desk = Desk::new();
+    let invert = desk.invert("inversion").instead("--model", model("tiny-sd2"));
+    invert.args("--steps 3 --strength 1").run().succeeds();
+    let x = |inversion: &str| {
+        let call = desk.generate_from(inversion, inversion).instead("--model", model("tiny-sd2"));
+        call.instead("--output", desk.at("picture.png")).run().succeeds();
+        desk.tensors(&format!("{inversion}.latents")).get("x")
+    };
+    let timestep = desk.tensors("inversion").get("run.timestep")[[0]] as usize;
+    change_inversion(&desk.at("inversion"), &desk.at("changed"), |kept: &mut Kept| {
+        kept.values("run.training_alpha_bar")[timestep] *= 1.0 - 1e-9;
+    });
+    differ(&x("inversion"), &x("changed"));
 }
 
 #[test]

@@ -112,7 +112,7 @@ pub(crate) struct ImageArgs {
     #[arg(long)]
     pub(crate) sample_posterior: bool,
     /// Seed of the noise for --sample-posterior [default: 0]
-    #[arg(long, value_name = "N", requires = "sample_posterior")]
+    #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 }
 

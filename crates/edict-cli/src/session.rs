@@ -138,7 +138,14 @@ pub(crate) fn check_picture_name(path: &Path, reporter: &Reporter) {
 }
 
 /// Reads the picture to work on, `[1, 3, height, width]` in [-1, 1], cut to what the autoencoder takes.
-pub(crate) fn read_image(args: &ImageArgs, folder: &ModelFolder) -> Result<Array4<f64>, Failure> {
+pub(crate) fn read_image(
+    args: &ImageArgs,
+    folder: &ModelFolder,
+    reporter: &Reporter,
+) -> Result<Array4<f64>, Failure> {
+    if args.seed.is_some() && !args.sample_posterior {
+        reporter.warn("--seed has no effect without --sample-posterior".to_owned());
+    }
     let picture = Picture::open(&args.image)?;
     picture.prepare(args.size, folder.vae_config().factor()).map_err(|error| match error {
         ImageError::Size { .. } => Failure::usage(format!("--size: {error}")),

@@ -122,7 +122,7 @@ fn a_missing_or_misshapen_tensor_is_named() {
                 tensors
                     .iter_mut()
                     .filter(|tensor| tensor.0 == name)
-                    .for_each(|t| t.1 = safetensors::Dtype::I64)
+                    .for_each(|t| t.1 = safetensors::Dtype::I64);
             },
             |_| (),
         );

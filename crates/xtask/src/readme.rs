@@ -31,6 +31,33 @@ pub(crate) fn test_command(readme: &str) -> Result<Vec<String>, String> {
     Ok(command.split_whitespace().map(str::to_owned).collect())
 }
 
+/// Finds the first command of all: the one line of the first fenced block, in words as a shell would split them.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub(crate) fn first_command(readme: &str) -> Result<Vec<String>, String> {
+    let mut lines = readme.lines().map(str::trim).skip_while(|line| !line.starts_with("```")).skip(1);
+    let (Some(command), Some("```")) = (lines.next(), lines.next()) else {
+        return Err("README.md should begin with a fenced block of one command".to_owned());
+    };
+    // Words in double quotes are all the shell there is in it.
+    let mut words = Vec::new();
+    for (i, part) in command.split('"').enumerate() {
+        if i % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    if words.first().is_none_or(|word| word != "cargo") || command.contains(['\\', '$', '\'', '|', '&', ';'])
+    {
+        return Err(format!(
+            "the README's first command should be cargo's and need no shell, found `{command}`"
+        ));
+    }
+    Ok(words)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +66,15 @@ mod tests {
     fn finds_the_command_below_the_marker() {
         let readme = "# x\n```sh\ncargo run\n```\n<!-- test-command -->\n\n```sh\n# every test\ncargo xtask test\n```\n";
         assert_eq!(test_command(readme), Ok(vec!["cargo".into(), "xtask".into(), "test".into()]));
+    }
+
+    #[test]
+    fn splits_the_first_command_at_spaces_and_quotes() {
+        let readme = "# x\n\n```sh\ncargo run -- --source \"a photo\" --quiet\n```\n";
+        assert_eq!(first_command(readme).unwrap(), ["cargo", "run", "--", "--source", "a photo", "--quiet"]);
+        assert!(first_command("```sh\ncargo run | tee x\n```").is_err());
+        assert!(first_command("```sh\ncargo run\ncargo run\n```").is_err());
+        assert!(first_command("none").is_err());
     }
 
     #[test]

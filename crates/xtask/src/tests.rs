@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::counts::{Counts, stream};
-use crate::{cargo, root};
+use crate::{cargo, readme, root};
 
 pub(crate) fn run() -> ExitCode {
     let start = Instant::now();
@@ -37,6 +37,16 @@ pub(crate) fn run() -> ExitCode {
         Err(error) => failures.push(format!("examples/ could not be read: {error}")),
     }
 
+    println!("\n     README's first command");
+    let passed = match first_command() {
+        Ok(()) => true,
+        Err(reason) => {
+            failures.push(format!("README's first command: {reason}"));
+            false
+        }
+    };
+    counts += Counts { passed: usize::from(passed), failed: usize::from(!passed) };
+
     println!();
     for failure in &failures {
         println!("failed: {failure}");
@@ -44,6 +54,25 @@ pub(crate) fn run() -> ExitCode {
     println!("{:.0} s, examples counted as one test each", start.elapsed().as_secs_f64());
     println!("{counts}");
     if failures.is_empty() && counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the command that newcomers paste, and looks for the picture it promises.
+fn first_command() -> Result<(), String> {
+    let text = fs::read_to_string(root().join("README.md")).map_err(|error| error.to_string())?;
+    let mut words = readme::first_command(&text)?;
+    let output = words.iter().position(|word| word == "--output").ok_or("it names no --output")? + 1;
+    // Away from the checkout, which should stay as it is.
+    let picture = root().join("target").join(words.get(output).ok_or("--output names no file")?);
+    let _ = fs::remove_file(&picture);
+    words[output] = picture.to_string_lossy().into_owned();
+    let arguments: Vec<_> = words[1..].iter().map(String::as_str).collect();
+    let status = cargo(&arguments).status().map_err(|error| error.to_string())?;
+    let bytes = fs::read(&picture).unwrap_or_default();
+    if status.success() && bytes.starts_with(b"\x89PNG") {
+        Ok(())
+    } else {
+        Err(format!("{status}, {} bytes", bytes.len()))
+    }
 }
 
 /// Names of the programs in `examples/`, sorted.

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let folder = session::open_folder(&args.model.model)?;
     let trajectory = settings.trajectory(&folder)?;
     settings.warn_of_lost_bits(&trajectory, reporter);
-    let image = session::read_image(&args.image, &folder)?;
+    let image = session::read_image(&args.image, &folder, reporter)?;
     let session = session::load(&args.model, &folder, None, reporter)?;
 
     let source = session.encode_prompts(&args.source, &source_negative)?;

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
     let folder = session::open_folder(&args.model.model)?;
     let trajectory = settings.trajectory(&folder)?;
     settings.warn_of_lost_bits(&trajectory, reporter);
-    let image = session::read_image(&args.image, &folder)?;
+    let image = session::read_image(&args.image, &folder, reporter)?;
     let session = session::load(&args.model, &folder, None, reporter)?;
 
     let condition = session.encode_prompts(&args.prompt, &negative)?;
