@@ -189,7 +189,7 @@ fn overhead(criterion: &mut Criterion) {
             let timed = Timed { predictor: model.predictor(), inside: Cell::default() };
             let guided = Guided::new(&timed, GuidanceScale::constant(3.0).unwrap());
             let begun = Instant::now();
-            let start = sampler.state_from_image(&latents);
+            let start = CoupledPair::equal_to(&latents);
             let noise = sampler.invert(&start, &trajectory, &guided, &source, &mut ()).unwrap();
             let edited = sampler.generate(&noise, &trajectory, &guided, &target, &mut ()).unwrap();
             total += begun.elapsed();

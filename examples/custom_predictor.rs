@@ -4,8 +4,8 @@
 //! what any real one needs: a cast on the way in and out, an error type, a parameterisation, and guidance.
 
 use edict::{
-    Edict, Guidance, GuidanceScale, Guided, Latents, NoisePredictor, NoiseSchedule, Sampler, Timestep,
-    Trajectory, VelocityPredictor, narrow, widen,
+    CoupledPair, Edict, Guidance, GuidanceScale, Guided, Latents, NoisePredictor, NoiseSchedule, Sampler,
+    Timestep, Trajectory, VelocityPredictor, narrow, widen,
 };
 use ndarray::{Array2, ArrayD, ArrayViewD, Ix2};
 
@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let edict = Edict::default();
     let data = Latents::from_shape_fn(vec![4, WIDTH], |i| ((i[0] + 2 * i[1]) as f64).sin());
-    let noise = edict.invert(&edict.state_from_image(&data), &trajectory, &guided, &source, &mut ())?;
+    let noise = edict.invert(&CoupledPair::equal_to(&data), &trajectory, &guided, &source, &mut ())?;
     let back = edict.generate(&noise, &trajectory, &guided, &source, &mut ())?;
     let edited = edict.generate(&noise, &trajectory, &guided, &target, &mut ())?;
 

@@ -5,7 +5,7 @@
 
 use edict::candle::CandleBackend;
 use edict::stable_diffusion::{DType, ModelFolder, Picture, StableDiffusion, write_png};
-use edict::{Edict, Guidance, GuidanceScale, Guided, Sampler};
+use edict::{CoupledPair, Edict, Guidance, GuidanceScale, Guided, Sampler};
 use ndarray::{Axis, Ix3};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let target = Guidance { positive: model.encode_prompt(target)?, negative };
 
     let edict = Edict::default();
-    let noise = edict.invert(&edict.state_from_image(&latents), &trajectory, &predictor, &source, &mut ())?;
+    let noise = edict.invert(&CoupledPair::equal_to(&latents), &trajectory, &predictor, &source, &mut ())?;
     let edited = edict.generate(&noise, &trajectory, &predictor, &target, &mut ())?;
 
     let picture = model.decode(&edited.x)?;

@@ -7,7 +7,7 @@ use edict::candle::CandleBackend;
 use edict::stable_diffusion::{
     DType, ModelFolder, Picture, StableDiffusion, latent_max_abs_error, pixel_mse, psnr,
 };
-use edict::{Ddim, Edict, Sampler};
+use edict::{CoupledPair, Ddim, Edict, Sampler};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let predictor = model.predictor();
 
     let edict = Edict::default();
-    let pair = edict.invert(&edict.state_from_image(&latents), &trajectory, &predictor, &prompt, &mut ())?;
+    let pair = edict.invert(&CoupledPair::equal_to(&latents), &trajectory, &predictor, &prompt, &mut ())?;
     let by_edict = edict.generate(&pair, &trajectory, &predictor, &prompt, &mut ())?.x;
     let noise = Ddim.invert(&latents, &trajectory, &predictor, &prompt, &mut ())?;
     let by_ddim = Ddim.generate(&noise, &trajectory, &predictor, &prompt, &mut ())?;

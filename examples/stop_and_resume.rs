@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let edict = Edict::default();
     let image = Latents::from_shape_fn(vec![1, 4, 8, 8], |i| (i[2] as f64 - i[3] as f64) / 8.0);
-    let start = edict.state_from_image(&image);
+    let start = CoupledPair::equal_to(&image);
 
     // The observer sees the state after every step; `Break` stops the run, which hands its state back.
     let mut observer = |step: &Step, pair: &CoupledPair| {

@@ -6,7 +6,9 @@
 use std::convert::Infallible;
 use std::f64::consts::PI;
 
-use edict::{Ddim, Edict, Latents, NoisePredictor, NoiseSchedule, Sampler, Timestep, Trajectory};
+use edict::{
+    CoupledPair, Ddim, Edict, Latents, NoisePredictor, NoiseSchedule, Sampler, Timestep, Trajectory,
+};
 use ndarray::ArrayViewD;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Eleven points of the upper moon.
     let points =
         Latents::from_shape_fn(vec![11, 2], |i| model.upper[20 * i[0].min(9) + 9 * (i[0] / 10)][i[1]]);
-    let noise = edict.invert(&edict.state_from_image(&points), &trajectory, &model, &Moon::Upper, &mut ())?;
+    let noise = edict.invert(&CoupledPair::equal_to(&points), &trajectory, &model, &Moon::Upper, &mut ())?;
     let back = edict.generate(&noise, &trajectory, &model, &Moon::Upper, &mut ())?;
     let moved = edict.generate(&noise, &trajectory, &model, &Moon::Lower, &mut ())?;
 

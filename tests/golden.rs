@@ -112,9 +112,10 @@ impl Bench {
     }
 
     fn invert<S: Sampler<State: Debug>>(&self, sampler: &S, settings: Settings) -> S::State {
-        let start = sampler.state_from_image(&self.image_latent);
+        let trajectory = self.trajectory(settings);
+        let start = sampler.state_from_image(&self.image_latent, &trajectory).unwrap();
         let predictor = self.predictor(settings);
-        sampler.invert(&start, &self.trajectory(settings), &predictor, &self.source, &mut ()).unwrap()
+        sampler.invert(&start, &trajectory, &predictor, &self.source, &mut ()).unwrap()
     }
 
     fn generate<S: Sampler<State: Debug>>(

@@ -15,19 +15,19 @@ pub struct Ddim;
 impl Sampler for Ddim {
     type State = Latents;
 
-    fn state_from_image(&self, image: &Latents) -> Latents {
-        image.clone()
+    fn state_from_image(&self, image: &Latents, _: &Trajectory) -> Result<Latents, StateError> {
+        Ok(image.clone())
     }
 
-    fn state_from_noise(&self, noise: &Latents) -> Latents {
-        noise.clone()
+    fn state_from_noise(&self, noise: &Latents, _: &Trajectory) -> Result<Latents, StateError> {
+        Ok(noise.clone())
     }
 
-    fn image<'a>(&self, state: &'a Latents) -> &'a Latents {
-        state
+    fn image(&self, state: &Latents, _: &Trajectory) -> Result<Latents, StateError> {
+        Ok(state.clone())
     }
 
-    fn check(&self, state: &Latents) -> Result<(), StateError> {
+    fn check(&self, state: &Latents, _: &Trajectory, _: usize) -> Result<(), StateError> {
         if FiniteCheck::of(state).passed() { Ok(()) } else { Err(StateError::NonFinite { latent: "z" }) }
     }
 

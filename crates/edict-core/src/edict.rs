@@ -18,6 +18,27 @@ pub struct CoupledPair {
     pub y: Latents,
 }
 
+impl CoupledPair {
+    /// Makes a pair of two equal latents, which is what an image or fresh noise begins as.
+    pub fn equal_to(latents: &Latents) -> Self {
+        Self { x: latents.clone(), y: latents.clone() }
+    }
+
+    /// Checks that the latents have one shape and are finite.
+    pub(crate) fn check(&self) -> Result<(), StateError> {
+        let Self { x, y } = self;
+        if x.shape() != y.shape() {
+            return Err(StateError::PairShape { x: x.shape().to_vec(), y: y.shape().to_vec() });
+        }
+        for (latent, values) in [("x", x), ("y", y)] {
+            if !FiniteCheck::of(values).passed() {
+                return Err(StateError::NonFinite { latent });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How strongly the pair is kept apart: after each step `x <- p x + (1 - p) y`, `y <- p y + (1 - p) x`.
 ///
 /// Generation contracts the difference of the pair by `p^2` a step and inversion expands it. Smaller weights lose more bits
@@ -52,7 +73,7 @@ pub enum UpdateOrder {
 }
 
 impl UpdateOrder {
-    fn x_first(self, step: &Step) -> bool {
+    pub(crate) fn x_first(self, step: &Step) -> bool {
         self == Self::Fixed || step.index().is_multiple_of(2)
     }
 }
@@ -102,28 +123,20 @@ impl Edict {
 impl Sampler for Edict {
     type State = CoupledPair;
 
-    fn state_from_image(&self, image: &Latents) -> CoupledPair {
-        CoupledPair { x: image.clone(), y: image.clone() }
+    fn state_from_image(&self, image: &Latents, _: &Trajectory) -> Result<CoupledPair, StateError> {
+        Ok(CoupledPair::equal_to(image))
     }
 
-    fn state_from_noise(&self, noise: &Latents) -> CoupledPair {
-        CoupledPair { x: noise.clone(), y: noise.clone() }
+    fn state_from_noise(&self, noise: &Latents, _: &Trajectory) -> Result<CoupledPair, StateError> {
+        Ok(CoupledPair::equal_to(noise))
     }
 
-    fn image<'a>(&self, state: &'a CoupledPair) -> &'a Latents {
-        &state.x
+    fn image(&self, state: &CoupledPair, _: &Trajectory) -> Result<Latents, StateError> {
+        Ok(state.x.clone())
     }
 
-    fn check(&self, CoupledPair { x, y }: &CoupledPair) -> Result<(), StateError> {
-        if x.shape() != y.shape() {
-            return Err(StateError::PairShape { x: x.shape().to_vec(), y: y.shape().to_vec() });
-        }
-        for (latent, values) in [("x", x), ("y", y)] {
-            if !FiniteCheck::of(values).passed() {
-                return Err(StateError::NonFinite { latent });
-            }
-        }
-        Ok(())
+    fn check(&self, state: &CoupledPair, _: &Trajectory, _: usize) -> Result<(), StateError> {
+        state.check()
     }
 
     fn generate_step<P: NoisePredictor + ?Sized>(

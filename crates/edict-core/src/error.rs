@@ -113,6 +113,20 @@ pub enum ConfigError {
     /// The mixing weight is not in `(0, 1]`.
     #[error("mixing weight is {0}; it must be in (0, 1], for example 0.93 for 50 steps")]
     MixingWeight(f64),
+    /// The mixing weight is too small for the lattice.
+    #[error("mixing weight is {0}; on the lattice it must be at least 2^-16")]
+    LatticeWeight(f64),
+    /// The lattice cannot be laid like this.
+    #[error(
+        "a lattice of {unit_bits} unit bits and {spill_bits} spill bits was asked for; unit bits must be 1 to 48, spill bits \
+         1 to 8"
+    )]
+    Lattice {
+        /// The unit at the image is `2^-unit_bits`.
+        unit_bits: u32,
+        /// Bits of a carry plane.
+        spill_bits: u32,
+    },
     /// The guidance scale is not finite.
     #[error("guidance scale is {0}; it must be a finite number")]
     GuidanceScale(f64),
@@ -127,9 +141,30 @@ pub enum ConfigError {
 }
 
 /// A state from which a run cannot start.
-#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[derive(Clone, Debug, PartialEq, ThisError)]
 #[non_exhaustive]
 pub enum StateError {
+    /// A latent is too large for the lattice.
+    #[error("`{latent}` holds {value}; on this lattice latents must stay below {limit} in magnitude")]
+    TooLarge {
+        /// Which latent.
+        latent: &'static str,
+        /// The value found.
+        value: f64,
+        /// The limit.
+        limit: f64,
+    },
+    /// The state does not stand where the run begins, or the run has no such level.
+    #[error("the state stands at level {level}, which is not where this run of {levels} levels begins")]
+    Level {
+        /// The state's level.
+        level: usize,
+        /// Levels of the run.
+        levels: usize,
+    },
+    /// Registers of a lattice state differ in shape or have left their range.
+    #[error("the lattice registers must have one shape and stay below 2^62 in magnitude")]
+    Registers,
     /// The two latents of a pair differ in shape.
     #[error("the pair's latents must have one shape, found {x:?} and {y:?}")]
     PairShape {
@@ -170,6 +205,19 @@ pub enum StepError<E: Error + 'static> {
         step: usize,
         /// Training timestep of the step.
         timestep: Timestep,
+    },
+    /// A latent has left the lattice's range.
+    #[error(
+        "step {step} (timestep {timestep}) leads to {value:e}, outside the lattice's range; a larger mixing weight keeps latents \
+         smaller"
+    )]
+    Range {
+        /// Index of the step in its run.
+        step: usize,
+        /// Training timestep of the step.
+        timestep: Timestep,
+        /// The value that does not fit.
+        value: f64,
     },
     /// The prediction has another shape than the latents.
     #[error("prediction at step {step} should have the latents' shape {expected:?}, found {found:?}")]

@@ -7,7 +7,8 @@
 //! * [`NoisePredictor`] is your model: latents, timestep and condition in, predicted noise out.
 //! * [`NoiseSchedule`] is the table of alpha-bars it was trained with.
 //! * [`Trajectory`] chooses the timesteps of a run: how many, how spaced, how much of the schedule.
-//! * [`Edict`] walks a trajectory both ways; [`Ddim`] is the usual approximation to compare with.
+//! * [`Edict`] walks a trajectory both ways; [`LatticeEdict`] does so in integers, exact to the last bit; [`Ddim`] is the usual
+//!   approximation to compare with.
 //!
 //! ```
 //! use edict_core::{Edict, FnPredictor, Latents, NoiseSchedule, Sampler, Timestep, Trajectory};
@@ -23,7 +24,8 @@
 //! let edict = Edict::default();
 //!
 //! let image = Latents::from_shape_fn(vec![1, 4, 8, 8], |i| (i[2] as f64 - i[3] as f64) / 8.0);
-//! let pair = edict.invert(&edict.state_from_image(&image), &trajectory, &model, "a photo", &mut ())?;
+//! let start = edict.state_from_image(&image, &trajectory)?;
+//! let pair = edict.invert(&start, &trajectory, &model, "a photo", &mut ())?;
 //! let back = edict.generate(&pair, &trajectory, &model, "a photo", &mut ())?;
 //! let error = (&back.x - &image).iter().fold(0.0, |m: f64, d| m.max(d.abs()));
 //! assert!(error < 1e-11);
@@ -48,6 +50,7 @@ mod edict;
 mod error;
 mod guidance;
 mod latents;
+mod lattice;
 mod observer;
 mod parameterization;
 mod predictor;
@@ -61,6 +64,7 @@ pub use edict::{CoupledPair, Edict, MixingWeight, UpdateOrder};
 pub use error::{ConfigError, SampleError, StateError, StepError};
 pub use guidance::{Guidance, GuidanceScale, Guided};
 pub use latents::{Latents, narrow, widen};
+pub use lattice::{LatticeEdict, LatticePair};
 pub use observer::Observer;
 pub use parameterization::{ParameterizationError, SamplePredictor, VelocityPredictor};
 pub use predictor::{FnPredictor, NoisePredictor, Prediction, Timestep};

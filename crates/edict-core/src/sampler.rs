@@ -1,5 +1,7 @@
 //! The two loops every sampler shares.
 
+use std::ops::Range;
+
 use crate::predictor::NoisePredictor;
 use crate::update::FiniteCheck;
 use crate::{Latents, Observer, SampleError, StateError, Step, StepError, Trajectory};
@@ -13,20 +15,29 @@ pub trait Sampler {
     /// What a run carries from step to step.
     type State: Clone;
 
-    /// Makes the state of an image, to invert.
-    fn state_from_image(&self, image: &Latents) -> Self::State;
+    /// Makes the state of an image, to invert from the image end of a run.
+    ///
+    /// # Errors
+    /// [`StateError`] if the latents are not finite or do not fit into the state.
+    fn state_from_image(&self, image: &Latents, run: &Trajectory) -> Result<Self::State, StateError>;
 
-    /// Makes the state of fresh noise, to generate from.
-    fn state_from_noise(&self, noise: &Latents) -> Self::State;
+    /// Makes the state of fresh noise, to generate from the noisy end of a run.
+    ///
+    /// # Errors
+    /// As [`Self::state_from_image`].
+    fn state_from_noise(&self, noise: &Latents, run: &Trajectory) -> Result<Self::State, StateError>;
 
     /// Returns the latents that a state's picture is decoded from.
-    fn image<'a>(&self, state: &'a Self::State) -> &'a Latents;
+    ///
+    /// # Errors
+    /// [`StateError`] if the state is not one of this run.
+    fn image(&self, state: &Self::State, run: &Trajectory) -> Result<Latents, StateError>;
 
-    /// Checks that a run can start from a state.
+    /// Checks that a run can start from a state that stands at `level`.
     ///
     /// # Errors
     /// [`StateError`] says what is wrong with it.
-    fn check(&self, state: &Self::State) -> Result<(), StateError>;
+    fn check(&self, state: &Self::State, run: &Trajectory, level: usize) -> Result<(), StateError>;
 
     /// Makes one step of `trajectory` towards the image.
     ///
@@ -71,9 +82,9 @@ pub trait Sampler {
     where
         Self: Sized,
     {
-        self.check(state)?;
+        let Range { start, end } = trajectory.levels();
+        self.check(state, trajectory, start)?;
         let mut state = state.clone();
-        let end = trajectory.levels().end;
         for step in trajectory.steps() {
             self.generate_step(&mut state, trajectory, step, predictor, condition)?;
             let level = step.index() + 1;
@@ -101,9 +112,9 @@ pub trait Sampler {
     where
         Self: Sized,
     {
-        self.check(state)?;
+        let Range { start, end } = trajectory.levels();
+        self.check(state, trajectory, end)?;
         let mut state = state.clone();
-        let start = trajectory.levels().start;
         for step in trajectory.steps().iter().rev() {
             self.invert_step(&mut state, trajectory, step, predictor, condition)?;
             let level = step.index();
@@ -130,6 +141,18 @@ pub(crate) fn predict<P: NoisePredictor + ?Sized>(
         let (expected, found) = (latents.shape().to_vec(), prediction.shape().to_vec());
         return Err(StepError::PredictionShape { step: index, expected, found });
     }
+    Ok(prediction)
+}
+
+/// [`predict`], and a check that what came is finite, for updates that do not check it themselves.
+pub(crate) fn predict_finite<P: NoisePredictor + ?Sized>(
+    predictor: &P,
+    latents: &Latents,
+    step: &Step,
+    condition: &P::Condition,
+) -> Result<Latents, StepError<P::Error>> {
+    let prediction = predict(predictor, latents, step, condition)?;
+    finite(FiniteCheck::of(&prediction), step)?;
     Ok(prediction)
 }
 

@@ -248,6 +248,11 @@ impl Trajectory {
         self.run.iter().map(Step::alpha_bar_from).chain([self.end_alpha_bar]).collect()
     }
 
+    /// Returns alpha-bar of the image end of the whole run.
+    pub fn end_alpha_bar(&self) -> f64 {
+        self.end_alpha_bar
+    }
+
     /// Returns the first and last level of this trajectory: `0..n` for a whole run of `n` steps.
     pub fn levels(&self) -> Range<usize> {
         self.range.clone()

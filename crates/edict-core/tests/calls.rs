@@ -23,7 +23,7 @@ proptest! {
         let twice: Vec<_> = once.iter().flat_map(|t| [*t, *t]).collect();
         let reversed = |mut t: Vec<Timestep>| { t.reverse(); t };
 
-        let pair = sampler.invert(&sampler.state_from_image(&image), &trajectory, &model, &0.1, &mut ()).unwrap();
+        let pair = sampler.invert(&CoupledPair::equal_to(&image), &trajectory, &model, &0.1, &mut ()).unwrap();
         prop_assert_eq!(told(model.take()), reversed(twice.clone()));
         sampler.generate(&pair, &trajectory, &model, &0.1, &mut ()).unwrap();
         prop_assert_eq!(told(model.take()), twice);
@@ -40,7 +40,7 @@ fn a_transition_without_width_does_not_call_the_network() {
     let trajectory = Trajectory::builder(10).build(&schedule()).unwrap();
     let last = trajectory.steps()[9];
     assert_eq!((last.timestep(), last.coefficients()), (Timestep::new(0), (1.0, 0.0)));
-    let pair = Edict::default().state_from_image(&normal(&[1, 8], 1));
+    let pair = CoupledPair::equal_to(&normal(&[1, 8], 1));
     let noise = Edict::default().invert(&pair, &trajectory, &model, &0.0, &mut ()).unwrap();
     assert_eq!(model.take().len(), 18);
     Edict::default().generate(&noise, &trajectory, &model, &0.0, &mut ()).unwrap();
@@ -89,7 +89,7 @@ fn predictors_work_behind_pointers_and_as_objects() {
     assert_eq!(bits(&reference.predict(z.view(), Timestep::new(3), &0.1).unwrap()), expected);
     assert_eq!(bits(&shared.predict(z.view(), Timestep::new(3), &0.1).unwrap()), expected);
     assert_eq!(bits(&boxed.predict(z.view(), Timestep::new(3), &0.1).unwrap()), expected);
-    let start = Edict::default().state_from_image(&z);
+    let start = CoupledPair::equal_to(&z);
     Edict::default().invert(&start, &trajectory(3, 1.0), &*boxed, &0.1, &mut ()).unwrap();
     let fallible = FnPredictor::new(|_: ndarray::ArrayViewD<'_, f64>, _, _: &()| {
         Err::<Latents, _>(std::io::Error::other("out of memory"))
@@ -146,7 +146,7 @@ fn a_prediction_that_is_not_finite_stops_the_run_and_names_the_step() {
                 },
             );
             let image = normal(&[1, 4], 1);
-            let start = Edict::default().state_from_image(&image);
+            let start = CoupledPair::equal_to(&image);
             for result in [
                 Edict::default().invert(&start, &run, &model, &0.0, &mut ()),
                 Edict::default().generate(&start, &run, &model, &0.0, &mut ()),
@@ -182,7 +182,7 @@ fn a_guided_run_makes_two_calls_a_step_and_four_evaluations() {
     let condition = Guidance { positive: 0.7, negative: -0.7 };
     for (scale, evaluations) in [(3.0, 4), (1.0, 2)] {
         let guided = Guided::new(&model, GuidanceScale::constant(scale).unwrap());
-        let start = sampler.state_from_image(&normal(&[2, 8], 3));
+        let start = CoupledPair::equal_to(&normal(&[2, 8], 3));
         let noise = sampler.invert(&start, &run, &guided, &condition, &mut ()).unwrap();
         let inverting = model.take();
         sampler.generate(&noise, &run, &guided, &condition, &mut ()).unwrap();
@@ -197,7 +197,7 @@ fn a_guided_run_makes_two_calls_a_step_and_four_evaluations() {
 fn misshapen_predictions_and_states_are_refused() {
     let model = FnPredictor::new(|_, _, _: &()| Latents::zeros(vec![1, 3]));
     let image = normal(&[1, 4], 1);
-    let start = Edict::default().state_from_image(&image);
+    let start = CoupledPair::equal_to(&image);
     let error = Edict::default().invert(&start, &trajectory(5, 1.0), &model, &(), &mut ()).unwrap_err();
     assert_eq!(error.to_string(), "prediction at step 4 should have the latents' shape [1, 4], found [1, 3]");
     let odd = CoupledPair { x: image.clone(), y: normal(&[4], 1) };

@@ -20,7 +20,7 @@ proptest! {
         let gain = (last.alpha_bar_to() / first.alpha_bar_from()).sqrt();
         let noise = normal(&[1, 12], seed);
         let sampler = edict(p, UpdateOrder::Leapfrog);
-        let image = sampler.generate(&sampler.state_from_noise(&noise), &trajectory, &SILENT, &0.0, &mut ()).unwrap();
+        let image = sampler.generate(&CoupledPair::equal_to(&noise), &trajectory, &SILENT, &0.0, &mut ()).unwrap();
         let expected = &noise * gain;
         // Per step and latent: a, its product, three operations of the mixing.
         let bound = tolerance::accumulated(5 * trajectory.len(), largest(&expected).max(largest(&noise)));
@@ -60,7 +60,7 @@ proptest! {
         prop_assert!(max_difference(&(&end.x * p + &end.y), &(&start.x * p + &start.y)) <= bound);
         prop_assert!(max_difference(&(&end.x - &end.y), &((&start.x - &start.y) * (p * p))) <= bound);
 
-        let equal = sampler.state_from_noise(&start.x);
+        let equal = CoupledPair::equal_to(&start.x);
         let mixed = sampler.generate(&equal, &last, &SILENT, &0.0, &mut ()).unwrap();
         prop_assert!(pair_difference(&mixed, &equal) <= tolerance::accumulated(4, largest(&start.x)));
     }
@@ -71,7 +71,7 @@ proptest! {
         let trajectory = trajectory(steps, 1.0);
         let noise = normal(&[1, 12], seed);
         let sampler = edict(p, UpdateOrder::Leapfrog);
-        let pair = sampler.generate(&sampler.state_from_noise(&noise), &trajectory, &model, &0.4, &mut ()).unwrap();
+        let pair = sampler.generate(&CoupledPair::equal_to(&noise), &trajectory, &model, &0.4, &mut ()).unwrap();
         let ddim = Ddim.generate(&noise, &trajectory, &model, &0.4, &mut ()).unwrap();
         let bound = tolerance::accumulated(12 * steps, largest(&ddim).max(largest(&noise)));
         prop_assert!(max_difference(&pair.x, &ddim) <= bound);
@@ -136,7 +136,7 @@ fn converges_to_the_closed_form_solution_of_gaussian_data_at_first_order() {
         .map(|steps| {
             let trajectory = trajectory(steps, 1.0);
             let sampler = Edict::default();
-            let start = sampler.state_from_noise(&noise);
+            let start = CoupledPair::equal_to(&noise);
             let end = sampler.generate(&start, &trajectory, &model, &0.0, &mut ()).unwrap();
             let first = trajectory.steps()[0].alpha_bar_from();
             let last = trajectory.steps()[steps - 1].alpha_bar_to();

@@ -126,7 +126,7 @@ proptest! {
         let model = Elementwise(|z: f64, t: Timestep, c: f64| (z + c).sin() + 1e-3 * t.get() as f64);
         let images = normal(&[batch, 3, 2], seed);
         let run = |images: &Latents| {
-            let start = sampler.state_from_image(images);
+            let start = CoupledPair::equal_to(images);
             let noise = sampler.invert(&start, &trajectory, &model, &0.5, &mut ()).unwrap();
             let edited = sampler.generate(&noise, &trajectory, &model, &-0.5, &mut ()).unwrap();
             (noise, edited)
@@ -199,7 +199,7 @@ fn order_taken_from_a_loop_counter_fails_for_odd_step_counts() {
         let run = trajectory(steps, 1.0);
         let leapfrog = edict(0.93, UpdateOrder::Leapfrog);
         let mut seen = Largest(largest(&image));
-        let start = leapfrog.state_from_image(&image);
+        let start = CoupledPair::equal_to(&image);
         let mut pair = leapfrog.invert(&start, &run, &model, &0.2, &mut seen).unwrap();
         for step in run.steps() {
             let counter = steps - step.index();

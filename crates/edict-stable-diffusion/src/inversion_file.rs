@@ -253,7 +253,7 @@ impl Inversion {
             image_latent,
         };
         inversion.guidance.scale()?;
-        inversion.sampler()?.check(&inversion.pair)?;
+        inversion.sampler()?.check(&inversion.pair, &inversion.trajectory, 0)?;
         if !(0.0..=1.0).contains(&inversion.strength) {
             return Err(ConfigError::Strength(inversion.strength).into());
         }

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let sampler = settings.sampler()?;
 
     let mut progress = reporter.run("inverting", trajectory.len());
-    let start = sampler.state_from_image(&image_latent);
+    let start = sampler.state_from_image(&image_latent, &trajectory)?;
     let noise = sampler
         .invert(
             &start,

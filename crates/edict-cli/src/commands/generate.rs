@@ -58,7 +58,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         None => {
             let shape = session.model.latent_shape(1, size.width, size.height);
             let noise = seeded_noise(&shape, args.seed.unwrap_or(0));
-            sampler.state_from_noise(&noise)
+            sampler.state_from_noise(&noise, &trajectory)?
         }
     };
     let mut progress = reporter.run("generating", trajectory.len());

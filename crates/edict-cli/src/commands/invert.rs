@@ -25,7 +25,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
     let mut progress = reporter.run("inverting", trajectory.len());
     let pair = sampler
         .invert(
-            &sampler.state_from_image(&image_latent),
+            &sampler.state_from_image(&image_latent, &trajectory)?,
             &trajectory,
             &session.predictor(guidance, folder.schedule())?,
             &condition,

@@ -99,7 +99,7 @@ impl<B: Backend> Job<'_, B> {
         let (begun, calls) = (Instant::now(), session.calls());
         let predictor = session.predictor(self.guidance, session.model.schedule())?;
         let mut progress = session.reporter.run(name, 2 * trajectory.len());
-        let start = sampler.state_from_image(latent);
+        let start = sampler.state_from_image(latent, trajectory)?;
         let noise = sampler
             .invert(&start, trajectory, &predictor, &self.condition, &mut progress)
             .map_err(session::run_failure)?;
@@ -108,8 +108,8 @@ impl<B: Backend> Job<'_, B> {
             .map_err(session::run_failure)?;
         drop(progress);
         let (seconds, calls) = (begun.elapsed().as_secs_f64(), session.calls() - calls);
-        let z = sampler.image(&back);
-        let picture = session.model.decode(z)?;
+        let z = sampler.image(&back, trajectory)?;
+        let picture = session.model.decode(&z)?;
         Ok(Measured {
             latent_max_abs_error: latent_max_abs_error(z.view(), latent.view())?,
             latent_mse: latent_mse(z.view(), latent.view())?,

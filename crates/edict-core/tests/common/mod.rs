@@ -59,7 +59,7 @@ pub fn image_round_trip<P: NoisePredictor>(
     model: &P,
     condition: &P::Condition,
 ) -> (f64, f64) {
-    let start = invert.state_from_image(image);
+    let start = CoupledPair::equal_to(image);
     let mut seen = Largest(largest(image));
     let noise = invert.invert(&start, trajectory, model, condition, &mut seen).unwrap();
     let back = generate.generate(&noise, trajectory, model, condition, &mut seen).unwrap();

@@ -1,0 +1,257 @@
+//! EDICT in integers: every bit comes back.
+
+mod common;
+
+use common::*;
+use edict_core::*;
+use edict_testkit::{Discontinuous, Rounded, Rounding, Spy, TanhNetwork, normal};
+use proptest::prelude::*;
+
+type AnyModel = Box<dyn NoisePredictor<Condition = f64, Error = ndarray::ShapeError>>;
+
+/// A model that cannot fail, with the error type of those that can.
+struct Fallible<P>(P);
+
+impl<P: NoisePredictor<Condition = f64, Error = std::convert::Infallible>> NoisePredictor for Fallible<P> {
+    type Condition = f64;
+    type Error = ndarray::ShapeError;
+
+    fn predict(
+        &self,
+        z: ndarray::ArrayViewD<'_, f64>,
+        t: Timestep,
+        c: &f64,
+    ) -> Result<Latents, ndarray::ShapeError> {
+        match self.0.predict(z, t, c) {
+            Ok(eps) => Ok(eps),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Smooth, discontinuous and of every precision.
+fn model(kind: usize) -> AnyModel {
+    let network = TanhNetwork::new(8, 5);
+    match kind {
+        0 => Box::new(network),
+        1 => Box::new(Rounded::new(network, Rounding::F32)),
+        2 => Box::new(Rounded::new(network, Rounding::F16)),
+        3 => Box::new(Rounded::new(network, Rounding::BF16)),
+        _ => Box::new(Fallible(Discontinuous)),
+    }
+}
+
+fn steps() -> impl Strategy<Value = usize> {
+    // Mostly as many as people use, some far more.
+    prop_oneof![9 => 1usize..=60, 1 => 100usize..=400]
+}
+
+fn sampler(p: f64, leapfrog: bool, unit_bits: u32, spill_bits: u32) -> LatticeEdict {
+    let order = if leapfrog { UpdateOrder::Leapfrog } else { UpdateOrder::Fixed };
+    LatticeEdict::new(MixingWeight::Fixed(p), order).unwrap().with_grid(unit_bits, spill_bits).unwrap()
+}
+
+/// Whether a run ended because it left the lattice's range, which is an answer and no mistake.
+fn refused<S: std::fmt::Debug>(error: &SampleError<ndarray::ShapeError, S>) -> bool {
+    matches!(error, SampleError::Step(StepError::Range { .. } | StepError::NonFinite { .. }))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn an_image_comes_back_bit_for_bit(
+        steps in steps(), strength in 0.0..=1.0, p in 0.3..=1.0, leapfrog: bool, kind in 0usize..5, seed: u64,
+        unit_bits in 20u32..=44, spill_bits in 1u32..=8, condition in -1.0..1.0,
+    ) {
+        let (sampler, model) = (sampler(p, leapfrog, unit_bits, spill_bits), model(kind));
+        let trajectory = trajectory(steps, strength);
+        let start = sampler.state_from_image(&normal(&[2, 8], seed), &trajectory).unwrap();
+        let noise = match sampler.invert(&start, &trajectory, &model, &condition, &mut ()) {
+            Ok(noise) => noise,
+            Err(error) => { prop_assert!(refused(&error), "{error}"); return Ok(()); }
+        };
+        prop_assert!(noise.carry().is_empty(), "inverting an image leaves no carry");
+        let back = sampler.generate(&noise, &trajectory, &model, &condition, &mut ()).unwrap();
+        prop_assert_eq!(back, start);
+    }
+
+    #[test]
+    fn noise_comes_back_bit_for_bit(
+        steps in steps(), strength in 0.0..=1.0, p in 0.3..=1.0, leapfrog: bool, kind in 0usize..5, seed: u64,
+        unit_bits in 20u32..=44, spill_bits in 1u32..=8, condition in -1.0..1.0,
+    ) {
+        let (sampler, model) = (sampler(p, leapfrog, unit_bits, spill_bits), model(kind));
+        let trajectory = trajectory(steps, strength);
+        let pair = CoupledPair { x: normal(&[2, 8], seed), y: normal(&[2, 8], !seed) };
+        let start = sampler.enter(&pair, &trajectory, 0).unwrap();
+        let image = match sampler.generate(&start, &trajectory, &model, &condition, &mut ()) {
+            Ok(image) => image,
+            Err(error) => { prop_assert!(refused(&error), "{error}"); return Ok(()); }
+        };
+        let back = sampler.invert(&image, &trajectory, &model, &condition, &mut ()).unwrap();
+        prop_assert_eq!(back, start);
+    }
+
+    #[test]
+    fn pieces_compose_and_the_network_sees_the_same_inputs_in_reverse(
+        steps in 2usize..=40, p in 0.6..=1.0, cut in 0.0..=1.0, leapfrog: bool, seed: u64,
+    ) {
+        let (sampler, model) = (sampler(p, leapfrog, 40, 8), Spy::new(TanhNetwork::new(8, 5)));
+        let whole = trajectory(steps, 1.0);
+        let (noisy, clean) = whole.split_at((cut * steps as f64) as usize).unwrap();
+        let start = sampler.enter(
+            &CoupledPair { x: normal(&[1, 8], seed), y: normal(&[1, 8], !seed) }, &whole, 0,
+        ).unwrap();
+        let image = sampler.generate(&start, &whole, &model, &0.2, &mut ()).unwrap();
+        let mut asked = model.take();
+        let half = sampler.generate(&start, &noisy, &model, &0.2, &mut ()).unwrap();
+        prop_assert_eq!(&sampler.generate(&half, &clean, &model, &0.2, &mut ()).unwrap(), &image);
+        model.take();
+        let half = sampler.invert(&image, &clean, &model, &0.2, &mut ()).unwrap();
+        prop_assert_eq!(&sampler.invert(&half, &noisy, &model, &0.2, &mut ()).unwrap(), &start);
+        asked.reverse();
+        prop_assert_eq!(asked.len(), 2 * steps);
+        prop_assert_eq!(model.take(), asked);
+    }
+
+    #[test]
+    fn one_step_is_within_eight_units_of_the_step_in_f64(
+        steps in 2usize..=100, at in 0.0..1.0, p in 0.85..=1.0, leapfrog: bool, invert: bool, seed: u64,
+    ) {
+        let lattice = sampler(p, leapfrog, 40, 8);
+        let order = if leapfrog { UpdateOrder::Leapfrog } else { UpdateOrder::Fixed };
+        let float = edict(p, order);
+        let whole = trajectory(steps, 1.0);
+        let level = (at * steps as f64) as usize;
+        let (_, rest) = whole.split_at(level).unwrap();
+        let (step, _) = rest.split_at(level + 1).unwrap();
+        let model = TanhNetwork::new(8, 5);
+        let from = if invert { level + 1 } else { level };
+        let pair = CoupledPair { x: normal(&[1, 8], seed), y: normal(&[1, 8], !seed) };
+        // From the same state: that which stands on the lattice.
+        let state = lattice.enter(&pair, &whole, from).unwrap();
+        let pair = lattice.leave(&state, &whole).unwrap();
+        let (exact, floating) = if invert {
+            (lattice.invert(&state, &step, &model, &0.2, &mut ()).unwrap(),
+             float.invert(&pair, &step, &model, &0.2, &mut ()).unwrap())
+        } else {
+            (lattice.generate(&state, &step, &model, &0.2, &mut ()).unwrap(),
+             float.generate(&pair, &step, &model, &0.2, &mut ()).unwrap())
+        };
+        let end = lattice.leave(&exact, &whole).unwrap();
+        // A unit at this level, and inversion divides by the mixing weight.
+        let alpha_bar = whole.alpha_bars()[exact.level()];
+        let unit = 2f64.powi(-40) * (alpha_bar / whole.end_alpha_bar()).sqrt();
+        let bound = 8.0 * unit.max(2f64.powi(-40)) * if invert { 1.0 / (p * p) } else { 1.0 };
+        prop_assert!(pair_difference(&end, &floating) <= bound, "{:e} {bound:e}", pair_difference(&end, &floating));
+    }
+
+    #[test]
+    fn latents_on_the_lattice_enter_and_leave_unchanged(seed: u64, steps in 1usize..=60) {
+        let sampler = LatticeEdict::default();
+        let trajectory = trajectory(steps, 1.0);
+        // Every f16, and every f32 down to 2^-16, stands on a lattice of unit 2^-40.
+        let image = normal(&[2, 8], seed).mapv(|v| f64::from((v + v.signum() * 1e-4) as f32));
+        let state = sampler.state_from_image(&image, &trajectory).unwrap();
+        prop_assert_eq!(bits(&sampler.image(&state, &trajectory).unwrap()), bits(&image));
+        let again = sampler.enter(&sampler.leave(&state, &trajectory).unwrap(), &trajectory, steps).unwrap();
+        prop_assert_eq!(again, state);
+    }
+}
+
+#[test]
+fn the_float_sampler_fails_where_the_lattice_does_not() {
+    // The same image, network and weight: f64 returns it up to rounding, integers to the last bit.
+    let (model, trajectory) = (TanhNetwork::new(8, 5), trajectory(60, 1.0));
+    let image = normal(&[1, 8], 3).mapv(|v| f64::from(v as f32));
+    let float = edict(0.9, UpdateOrder::Leapfrog);
+    let (error, _) = image_round_trip(&float, &float, &image, &trajectory, &model, &0.2);
+    assert!(error > 0.0);
+    let lattice = sampler(0.9, true, 40, 8);
+    let start = lattice.state_from_image(&image, &trajectory).unwrap();
+    let noise = lattice.invert(&start, &trajectory, &model, &0.2, &mut ()).unwrap();
+    let back = lattice.generate(&noise, &trajectory, &model, &0.2, &mut ()).unwrap();
+    assert_eq!(bits(&lattice.image(&back, &trajectory).unwrap()), bits(&image));
+}
+
+#[test]
+fn a_network_that_answers_differently_is_not_exact() {
+    // The promise needs equal answers: a network that drifts by one part in 1e9 must not pass.
+    let drift = std::cell::Cell::new(1.0);
+    let model = FnPredictor::new(|z: ndarray::ArrayViewD<'_, f64>, _: Timestep, _: &()| -> Latents {
+        drift.set(drift.get() * (1.0 + 1e-9));
+        z.mapv(|v: f64| v.sin() * drift.get())
+    });
+    let (sampler, trajectory) = (LatticeEdict::default(), trajectory(20, 1.0));
+    let start = sampler.state_from_image(&normal(&[1, 8], 3), &trajectory).unwrap();
+    let noise = sampler.invert(&start, &trajectory, &model, &(), &mut ()).unwrap();
+    let back = sampler.generate(&noise, &trajectory, &model, &(), &mut ()).unwrap();
+    assert_ne!(back, start);
+}
+
+#[test]
+fn leaving_the_range_names_step_and_value_and_changes_nothing() {
+    let (model, trajectory) = (TanhNetwork::new(8, 5), trajectory(100, 1.0));
+    let sampler = sampler(0.5, true, 40, 8);
+    let start = sampler.state_from_image(&normal(&[1, 8], 3), &trajectory).unwrap();
+    let kept = start.clone();
+    let error = sampler.invert(&start, &trajectory, &model, &0.2, &mut ()).unwrap_err();
+    match &error {
+        SampleError::Step(StepError::Range { step, value, .. }) => {
+            assert!(*step < 99 && value.abs() > 1e3, "{error}");
+        }
+        other => panic!("{other}"),
+    }
+    assert!(error.to_string().contains("mixing weight"), "{error}");
+    assert_eq!(start, kept);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (sampler, trajectory) = (LatticeEdict::default(), trajectory(10, 1.0));
+    let enter = |value: f64| {
+        sampler.state_from_image(&Latents::from_elem(vec![1, 2], value), &trajectory).unwrap_err().to_string()
+    };
+    assert!(enter(f64::NAN).contains("finite") && enter(f64::INFINITY).contains("finite"));
+    assert!(enter(1024.0).contains("`x` holds 1024") && enter(1e30).contains("below"));
+    sampler.state_from_image(&Latents::from_elem(vec![1, 2], 1023.9), &trajectory).unwrap();
+    // A state of another level.
+    let image = sampler.state_from_image(&normal(&[1, 8], 3), &trajectory).unwrap();
+    let model = TanhNetwork::new(8, 5);
+    let error = sampler.generate(&image, &trajectory, &model, &0.0, &mut ()).unwrap_err();
+    assert!(matches!(error, SampleError::State(StateError::Level { level: 10, .. })), "{error}");
+    assert!(LatticeEdict::new(MixingWeight::Fixed(1e-6), UpdateOrder::Leapfrog).is_err());
+    for (unit_bits, spill_bits) in [(0, 8), (49, 8), (40, 0), (40, 9)] {
+        assert!(sampler.with_grid(unit_bits, spill_bits).is_err());
+    }
+}
+
+#[test]
+fn strength_0_returns_its_input() {
+    let (sampler, none) = (LatticeEdict::default(), trajectory(10, 0.0));
+    let start = sampler.state_from_image(&normal(&[1, 8], 3), &none).unwrap();
+    let model = TanhNetwork::new(8, 5);
+    assert_eq!(sampler.invert(&start, &none, &model, &0.0, &mut ()).unwrap(), start);
+    assert_eq!(sampler.generate(&start, &none, &model, &0.0, &mut ()).unwrap(), start);
+}
+
+#[test]
+fn a_state_is_rebuilt_from_its_parts() {
+    let (sampler, trajectory, model) = (LatticeEdict::default(), trajectory(40, 1.0), TanhNetwork::new(8, 5));
+    let pair = CoupledPair { x: normal(&[1, 8], 1), y: normal(&[1, 8], 2) };
+    let start = sampler.enter(&pair, &trajectory, 0).unwrap();
+    let image = sampler.generate(&start, &trajectory, &model, &0.2, &mut ()).unwrap();
+    // From noise the difference of the pair has gone to the carry.
+    assert!(!image.carry().is_empty());
+    let rebuild = |image: &LatticePair| {
+        let registers = image.registers().map(Clone::clone);
+        LatticePair::from_parts(registers, image.carry().to_vec(), image.level())
+    };
+    assert_eq!(rebuild(&image), Ok(image.clone()));
+    let [v, w] = image.registers().map(Clone::clone);
+    let broken = LatticePair::from_parts([v.clone(), w.mapv(|_| i64::MAX)], Vec::new(), 40);
+    assert_eq!(broken, Err(StateError::Registers));
+    let other = w.clone().into_shape_with_order(vec![8]).unwrap().into_dyn();
+    assert_eq!(LatticePair::from_parts([v, other], Vec::new(), 40), Err(StateError::Registers));
+}
