@@ -323,6 +323,9 @@ fn info_tells_what_was_found() {
     let old = edict("info").with("--model", model("tiny-legacy")).json();
     let ignored = old["ignored"]["tensors"].to_string();
     assert!(ignored.contains("position_ids"), "{ignored}");
+    // And every folder notes which program wrote it.
+    let ignored = old["ignored"]["settings"].to_string();
+    assert!(ignored.contains("unet/config.json: _diffusers_version"), "{ignored}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use edict_core::{Observer, Step};
@@ -19,9 +20,17 @@ pub(crate) fn watch_interrupts() {
     // Without a handler Ctrl-C ends the program at once, which loses nothing: outputs are renamed into place when complete.
     let _ = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            // Not in the middle of an output: its temporary file would stay.
+            let _finished = writing();
             std::process::exit(1);
         }
     });
+}
+
+/// Held while an output is written.
+pub(crate) fn writing() -> MutexGuard<'static, ()> {
+    static WRITING: Mutex<()> = Mutex::new(());
+    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends a command that was interrupted.

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs, RunArgs, WeightArg};
 use crate::failure::{Failure, chain};
-use crate::progress::{Reporter, check_interrupt, interrupted};
+use crate::progress::{Reporter, check_interrupt, interrupted, writing};
 
 /// What a command has to say when it is done.
 #[derive(Debug, Default)]
@@ -291,6 +291,7 @@ impl<B: Backend> Session<'_, B> {
 pub(crate) fn write_picture(pictures: &ArrayD<f64>, path: &Path) -> Result<(), Failure> {
     check_interrupt()?;
     let picture = pictures.index_axis(Axis(0), 0).into_dimensionality::<Ix3>()?;
+    let _writing = writing();
     Ok(write_png(path, picture)?)
 }
 
@@ -319,6 +320,7 @@ pub(crate) fn insert_guidance(
 /// Writes bytes under a temporary name, then renames the file.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     check_interrupt()?;
+    let _writing = writing();
     Ok(write_atomically(path, |writer| writer.write_all(bytes))?)
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use edict_candle::CandleBackend;
-use edict_stable_diffusion::{DType, PredictionType, StableDiffusion, WeightFile};
+use edict_stable_diffusion::{
+    DType, KeyRole, ModelFolder, PredictionType, SCHEDULER_KEYS, StableDiffusion, TEXT_ENCODER_KEYS,
+    UNET_KEYS, VAE_KEYS, WeightFile,
+};
 use serde_json::{Map, Value, json};
 
 use crate::args::InfoArgs;
@@ -77,13 +80,13 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
     let unused: Vec<_> = (parts.iter())
         .flat_map(|(part, weights)| weights.unread().into_iter().map(move |name| format!("{part}: {name}")))
         .collect();
-    let count = unused.len();
-    let _ = match unused.first() {
-        None => writeln!(text_out, "ignored        nothing: every tensor is used"),
-        Some(first) => {
-            writeln!(text_out, "ignored        {count} tensors the networks do not use, such as {first}")
-        }
-    };
+    let keys = keys_without_effect(&folder)?;
+    for (what, ignored) in [("tensors", &unused), ("settings", &keys)] {
+        let _ = match ignored.as_slice() {
+            [] => writeln!(text_out, "ignored        no {what}"),
+            [first, ..] => writeln!(text_out, "ignored        {} {what}, such as {first}", ignored.len()),
+        };
+    }
     report.json.insert("fingerprint".to_owned(), fingerprint.into());
     report.json.insert("parts".to_owned(), parts_json.into());
     report.json.insert(
@@ -103,8 +106,33 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
             "steps_offset": scheduler.steps_offset, "set_alpha_to_one": scheduler.set_alpha_to_one,
         }),
     );
-    report.json.insert("ignored".to_owned(), json!({ "tensors": unused }));
+    report.json.insert("ignored".to_owned(), json!({ "tensors": unused, "settings": keys }));
     Ok(report)
+}
+
+/// Settings in the configs that cannot change a result, each with the reason.
+fn keys_without_effect(folder: &ModelFolder) -> Result<Vec<String>, Failure> {
+    let mut ignored = Vec::new();
+    for (file, table) in [
+        ("unet/config.json", UNET_KEYS),
+        ("vae/config.json", VAE_KEYS),
+        ("text_encoder/config.json", TEXT_ENCODER_KEYS),
+        ("scheduler/scheduler_config.json", SCHEDULER_KEYS),
+    ] {
+        let config: Map<String, Value> = match folder.file(file)? {
+            // Opening the folder has parsed it; what it has not is Python's spelling of infinities.
+            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            None => continue,
+        };
+        for key in table {
+            if let KeyRole::WithoutEffect(reason) = key.role
+                && config.contains_key(key.name)
+            {
+                ignored.push(format!("{file}: {} ({reason})", key.name));
+            }
+        }
+    }
+    Ok(ignored)
 }
 
 /// What a weight file holds.
