@@ -314,6 +314,20 @@ fn unknown_keys_are_refused_unless_they_ask_for_nothing() {
     }
 }
 
+/// Whether one of the odd values of the test below makes sense for a key after all.
+fn legal(key: &str, value: &Value) -> bool {
+    let Some(number) = value.as_f64() else { return false };
+    match key {
+        // Any number moves latents, if not to a useful place.
+        "shift_factor" => true,
+        // Below half the channels of the finest level, 32.
+        "freq_shift" => number < 16.0,
+        "norm_eps" | "layer_norm_eps" | "scaling_factor" | "mid_block_scale_factor" => number > 0.0,
+        "downsample_padding" | "steps_offset" => number == 0.0,
+        _ => false,
+    }
+}
+
 #[test]
 fn values_of_the_wrong_type_or_size_are_refused_by_name() {
     let enormous = json!(1u64 << 60);
@@ -332,7 +346,6 @@ fn values_of_the_wrong_type_or_size_are_refused_by_name() {
                 json!(1e300),
             ] {
                 copy.set(part, key.name, value.clone());
-                // Some are fine for some keys (an offset of 0): what matters is that nothing panics and errors have names.
                 match ModelFolder::open(copy.path()) {
                     Err(
                         error @ (LoadError::InvalidValue { .. }
@@ -347,13 +360,7 @@ fn values_of_the_wrong_type_or_size_are_refused_by_name() {
                             key.name
                         );
                     }
-                    Ok(_) => {
-                        assert!(
-                            value.is_number(),
-                            "{part}: {} = {value} is accepted, though it is not a number",
-                            key.name
-                        );
-                    }
+                    Ok(_) => assert!(legal(key.name, &value), "{part}: {} = {value} is accepted", key.name),
                     other => panic!("{part}: {} = {value}: {other:?}", key.name),
                 }
             }
