@@ -143,7 +143,8 @@ proptest! {
 
 #[test]
 fn two_dimensional_mixture_comes_back_under_guidance() {
-    // Guided mixtures exceed the unguided bound by up to ten; that is measured in docs/numerics.md, not bounded tighter here.
+    // With few steps and a large fixed weight guided mixtures exceed the unguided bound; with the automatic weight they meet it
+    // (docs/numerics.md has the measured multiples).
     let means = ndarray::arr2(&[[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]]);
     let model = Mixture::new(schedule(), means, 0.2);
     let guided = Guided::new(model, GuidanceScale::constant(3.0).unwrap());
@@ -153,7 +154,7 @@ fn two_dimensional_mixture_comes_back_under_guidance() {
         let sampler = Edict::default();
         let (error, largest) =
             image_round_trip(&sampler, &sampler, &image, &trajectory(steps, 0.8), &guided, &condition);
-        let bound = 10.0 * tolerance::image_round_trip(steps, largest);
+        let bound = tolerance::image_round_trip(steps, largest);
         assert!(error <= bound, "{steps} steps: {error:e} > {bound:e}");
     }
 }
