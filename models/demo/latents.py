@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import data
+import networks
 
 
 class Latents:
@@ -18,7 +19,7 @@ class Latents:
         size = data.SIDE // 4
         options = {"mode": "w+" if fresh else "r+"}
         self.values = np.memmap(
-            Path(folder) / "latents.f16", np.float16, shape=(len(scenes), 2 * 4, size, size), **options
+            Path(folder) / "latents.f16", np.float16, shape=(len(scenes), 2 * networks.LATENT_CHANNELS, size, size), **options
         )
         self.known = np.memmap(Path(folder) / "latents.known", np.uint8, shape=len(scenes), **options)
         marked.write_text(mark)

@@ -6,6 +6,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import text
 
 TEXT_WIDTH = 64
+# Twice Stable Diffusion's, so that photographs survive a VAE of this size.
+LATENT_CHANNELS = 8
 
 
 def vae():
@@ -16,7 +18,7 @@ def vae():
         up_block_types=["UpDecoderBlock2D"] * 3,
         block_out_channels=[16, 32, 64],
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=64,
         # Replaced by the measured value once trained.
@@ -45,8 +47,8 @@ def text_encoder(tokenizer):
 def unet():
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         down_block_types=["CrossAttnDownBlock2D"] * 2,
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=["CrossAttnUpBlock2D"] * 2,

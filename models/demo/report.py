@@ -45,7 +45,7 @@ def sample(vae, scale, unet, encoder, tokenizer, prompts, guidance=3.0, steps=25
     states = encoder(words).last_hidden_state
     generator = torch.Generator().manual_seed(seed)
     size = data.SIDE // 4
-    latents = torch.randn((len(prompts), 4, size, size), generator=generator)
+    latents = torch.randn((len(prompts), networks.LATENT_CHANNELS, size, size), generator=generator)
     for t in scheduler.timesteps:
         both = torch.cat([latents] * 2).contiguous(memory_format=torch.channels_last)
         positive, negative = unet(both, t, states).sample.chunk(2)

@@ -40,7 +40,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", parents=[common])
-    train.add_argument("--vae-steps", type=int, default=4000)
+    train.add_argument("--vae-steps", type=int, default=6000)
     train.add_argument("--unet-steps", type=int, default=30000, help="may be raised or lowered when going on")
     decoder = commands.add_parser("decoder", parents=[common])
     decoder.add_argument("--steps", type=int, required=True)

@@ -11,7 +11,7 @@ import networks
 import report
 from loop import Run
 
-SHARES = {"scenes": 3, "photos": 1}
+SHARES = {"scenes": 12, "photos": 4}
 
 
 class Pictures:
@@ -48,7 +48,7 @@ def train_vae(folder, scenes, held_out, steps):
     """Trains the VAE where its steps are not done yet; returns it with the averaged parameters."""
     torch.manual_seed(1)
     vae = networks.vae().to(memory_format=torch.channels_last)
-    run = Run("vae", folder, {"vae": vae}, steps, learning_rate=5e-4, decay=0.998, seed=11)
+    run = Run("vae", folder, {"vae": vae}, steps, learning_rate=8e-4, decay=0.998, seed=11)
 
     if run.step < steps:
         # What was trained further belongs to the encoder as it was.

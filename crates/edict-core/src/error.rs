@@ -4,7 +4,7 @@ use std::error::Error;
 
 use thiserror::Error as ThisError;
 
-use crate::Timestep;
+use crate::{Grid, Timestep};
 
 /// A schedule, trajectory, sampler or guidance that cannot be used as asked; raised on construction.
 #[derive(Clone, Debug, PartialEq, ThisError)]
@@ -127,6 +127,9 @@ pub enum ConfigError {
         /// Bits of a carry plane.
         spill_bits: u32,
     },
+    /// The parameter of BDIA is not in `(0, 1]`.
+    #[error("gamma is {0}; it must be in (0, 1], for edits 0.92 to 1")]
+    Gamma(f64),
     /// The guidance scale is not finite.
     #[error("guidance scale is {0}; it must be a finite number")]
     GuidanceScale(f64),
@@ -161,6 +164,14 @@ pub enum StateError {
         level: usize,
         /// Levels of the run.
         levels: usize,
+    },
+    /// The state stands on another lattice than the sampler's.
+    #[error("the state stands on the lattice {state:?}, the sampler's is {sampler:?}")]
+    Grid {
+        /// The state's.
+        state: Grid,
+        /// The sampler's.
+        sampler: Grid,
     },
     /// Registers of a lattice state differ in shape or have left their range.
     #[error("the lattice registers must have one shape and stay below 2^62 in magnitude")]

@@ -7,8 +7,9 @@
 //! * [`NoisePredictor`] is your model: latents, timestep and condition in, predicted noise out.
 //! * [`NoiseSchedule`] is the table of alpha-bars it was trained with.
 //! * [`Trajectory`] chooses the timesteps of a run: how many, how spaced, how much of the schedule.
-//! * [`Edict`] walks a trajectory both ways; [`LatticeEdict`] does so in integers, exact to the last bit; [`Ddim`] is the usual
-//!   approximation to compare with.
+//! * [`LatticeEdict`] walks a trajectory both ways, exact to the last bit; [`LatticeTwoStep`] (O-BELM, BDIA) at half the network
+//!   calls; [`Edict`] and [`TwoStep`] are the same in floats, exact up to rounding; [`Ddim`] is the usual approximation to
+//!   compare with.
 //!
 //! ```
 //! use edict_core::{Edict, FnPredictor, Latents, NoiseSchedule, Sampler, Timestep, Trajectory};
@@ -46,6 +47,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod ddim;
+mod determinism;
 mod edict;
 mod error;
 mod guidance;
@@ -54,20 +56,29 @@ mod lattice;
 mod observer;
 mod parameterization;
 mod predictor;
+mod record;
 mod sampler;
 mod schedule;
+mod single_precision;
+mod stability;
 mod trajectory;
+mod two_step;
 mod update;
 
 pub use ddim::Ddim;
+pub use determinism::{DeterminismError, check_deterministic};
 pub use edict::{CoupledPair, Edict, MixingWeight, UpdateOrder};
 pub use error::{ConfigError, SampleError, StateError, StepError};
 pub use guidance::{Guidance, GuidanceScale, Guided};
 pub use latents::{Latents, narrow, widen};
-pub use lattice::{LatticeEdict, LatticePair};
+pub use lattice::{Grid, LatticeEdict, LatticeNeighbours, LatticePair, LatticeTwoStep, Registers};
 pub use observer::Observer;
 pub use parameterization::{ParameterizationError, SamplePredictor, VelocityPredictor};
 pub use predictor::{FnPredictor, NoisePredictor, Prediction, Timestep};
+pub use record::{Recorded, prediction_hash};
 pub use sampler::Sampler;
 pub use schedule::NoiseSchedule;
+pub use single_precision::SinglePrecision;
+pub use stability::Stability;
 pub use trajectory::{Step, TimestepSpacing, Trajectory, TrajectoryBuilder};
+pub use two_step::{Neighbours, TwoStep, TwoStepRule};

@@ -76,6 +76,26 @@ pub(crate) fn retreat(z: &mut Latents, e: &Latents, a: f64, b: f64) -> FiniteChe
     check
 }
 
+/// `last <- k0 last + k1 z + k2 e`: the latents after `z`, in the place of those before it.
+pub(crate) fn combine(last: &mut Latents, z: &Latents, e: &Latents, [k0, k1, k2]: [f64; 3]) -> FiniteCheck {
+    let mut check = FiniteCheck::default();
+    Zip::from(last).and(z).and(e).for_each(|last, &z, &e| {
+        *last = k0 * *last + k1 * z + k2 * e;
+        check.see(*last);
+    });
+    check
+}
+
+/// Undoes [`combine`].
+pub(crate) fn uncombine(next: &mut Latents, z: &Latents, e: &Latents, [k0, k1, k2]: [f64; 3]) -> FiniteCheck {
+    let mut check = FiniteCheck::default();
+    Zip::from(next).and(z).and(e).for_each(|next, &z, &e| {
+        *next = (*next - k1 * z - k2 * e) / k0;
+        check.see(*next);
+    });
+    check
+}
+
 /// `x <- p x + (1 - p) y`, then `y <- p y + (1 - p) x`
 pub(crate) fn mix(x: &mut Latents, y: &mut Latents, p: f64) -> FiniteCheck {
     let mut mixing = Mixing::new(p);

@@ -48,7 +48,9 @@ fn steps() -> impl Strategy<Value = usize> {
 
 fn sampler(p: f64, leapfrog: bool, unit_bits: u32, spill_bits: u32) -> LatticeEdict {
     let order = if leapfrog { UpdateOrder::Leapfrog } else { UpdateOrder::Fixed };
-    LatticeEdict::new(MixingWeight::Fixed(p), order).unwrap().with_grid(unit_bits, spill_bits).unwrap()
+    LatticeEdict::new(MixingWeight::Fixed(p), order)
+        .unwrap()
+        .with_grid(Grid::new(unit_bits, spill_bits).unwrap())
 }
 
 /// Whether a run ended because it left the lattice's range, which is an answer and no mistake.
@@ -71,7 +73,7 @@ proptest! {
             Ok(noise) => noise,
             Err(error) => { prop_assert!(refused(&error), "{error}"); return Ok(()); }
         };
-        prop_assert!(noise.carry().is_empty(), "inverting an image leaves no carry");
+        prop_assert!(noise.registers().carry().is_empty(), "inverting an image leaves no carry");
         let back = sampler.generate(&noise, &trajectory, &model, &condition, &mut ()).unwrap();
         prop_assert_eq!(back, start);
     }
@@ -223,7 +225,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(error, SampleError::State(StateError::Level { level: 10, .. })), "{error}");
     assert!(LatticeEdict::new(MixingWeight::Fixed(1e-6), UpdateOrder::Leapfrog).is_err());
     for (unit_bits, spill_bits) in [(0, 8), (49, 8), (40, 0), (40, 9)] {
-        assert!(sampler.with_grid(unit_bits, spill_bits).is_err());
+        assert!(Grid::new(unit_bits, spill_bits).is_err());
     }
 }
 
@@ -243,15 +245,60 @@ fn a_state_is_rebuilt_from_its_parts() {
     let start = sampler.enter(&pair, &trajectory, 0).unwrap();
     let image = sampler.generate(&start, &trajectory, &model, &0.2, &mut ()).unwrap();
     // From noise the difference of the pair has gone to the carry.
-    assert!(!image.carry().is_empty());
-    let rebuild = |image: &LatticePair| {
-        let registers = image.registers().map(Clone::clone);
-        LatticePair::from_parts(registers, image.carry().to_vec(), image.level())
-    };
-    assert_eq!(rebuild(&image), Ok(image.clone()));
-    let [v, w] = image.registers().map(Clone::clone);
-    let broken = LatticePair::from_parts([v.clone(), w.mapv(|_| i64::MAX)], Vec::new(), 40);
+    assert!(!image.registers().carry().is_empty());
+    let registers = image.registers();
+    let rebuilt = Registers::from_parts(
+        registers.values().map(Clone::clone),
+        registers.carry().to_vec(),
+        registers.grid(),
+    );
+    assert_eq!(rebuilt.as_ref(), Ok(registers));
+    assert_eq!(LatticePair::new(rebuilt.unwrap(), image.level()), image);
+    let [v, w] = registers.values().map(Clone::clone);
+    let grid = registers.grid();
+    let broken = Registers::from_parts([v.clone(), w.mapv(|_| i64::MAX)], Vec::new(), grid);
     assert_eq!(broken, Err(StateError::Registers));
     let other = w.clone().into_shape_with_order(vec![8]).unwrap().into_dyn();
-    assert_eq!(LatticePair::from_parts([v, other], Vec::new(), 40), Err(StateError::Registers));
+    assert_eq!(Registers::from_parts([v, other], Vec::new(), grid), Err(StateError::Registers));
+}
+
+#[test]
+fn a_state_of_another_lattice_is_refused() {
+    let (trajectory, model) = (trajectory(10, 1.0), TanhNetwork::new(8, 5));
+    let fine = LatticeEdict::default();
+    let coarse = fine.with_grid(Grid::new(30, 8).unwrap());
+    let state = coarse.state_from_image(&normal(&[1, 8], 3), &trajectory).unwrap();
+    let error = fine.invert(&state, &trajectory, &model, &0.0, &mut ()).unwrap_err();
+    assert!(matches!(error, SampleError::State(StateError::Grid { .. })), "{error}");
+}
+
+/// Values that are finer than the lattice, or that it has no sign for.
+fn awkward() -> ndarray::ArrayD<f32> {
+    let mut values =
+        vec![0.0, -0.0, 1e-45, -1e-45, f32::MIN_POSITIVE, -1e-38, 1e-13, 3e-7, -2.0f32.powi(-41), 1.0, -3.25];
+    values.extend(normal(&[5], 9).iter().map(|v| *v as f32 * 1e-5));
+    ndarray::ArrayD::from_shape_vec(vec![2, 8], values).unwrap()
+}
+
+#[test]
+fn images_of_single_precision_come_back_bit_for_bit_however_fine() {
+    let (trajectory, model, image) = (trajectory(20, 1.0), TanhNetwork::new(8, 5), awkward());
+    let bits = |values: &ndarray::ArrayD<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let edict = LatticeEdict::default();
+    let start = edict.state_from_f32(&image, &trajectory).unwrap();
+    let noise = edict.invert(&start, &trajectory, &model, &0.2, &mut ()).unwrap();
+    let back = edict.generate(&noise, &trajectory, &model, &0.2, &mut ()).unwrap();
+    assert_eq!(bits(&edict.image_f32(&back, &trajectory).unwrap()), bits(&image));
+    // Without the exceptions some are lost, or this test would say nothing.
+    let plain = edict.image(&back, &trajectory).unwrap().mapv(|v| v as f32);
+    assert_ne!(bits(&plain), bits(&image));
+    // An edit's values are its own: what moved does not fall back.
+    let edited = edict.generate(&noise, &trajectory, &model, &0.9, &mut ()).unwrap();
+    let expected = edict.image(&edited, &trajectory).unwrap().mapv(|v| v as f32);
+    assert_eq!(bits(&edict.image_f32(&edited, &trajectory).unwrap()), bits(&expected));
+    let two_step = LatticeTwoStep::default();
+    let start = two_step.state_from_f32(&image, &trajectory).unwrap();
+    let noise = two_step.invert(&start, &trajectory, &model, &0.2, &mut ()).unwrap();
+    let back = two_step.generate(&noise, &trajectory, &model, &0.2, &mut ()).unwrap();
+    assert_eq!(bits(&two_step.image_f32(&back, &trajectory).unwrap()), bits(&image));
 }

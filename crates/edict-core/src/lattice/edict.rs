@@ -1,8 +1,11 @@
 //! EDICT on the lattice.
 
-use super::integer::{self, OutOfRange};
-use super::pair::LatticePair;
-use super::step::Grid;
+use ndarray::ArrayD;
+
+use super::grid::{DifferenceUnit, Grid};
+use super::integer::{self, Integers, OutOfRange};
+use super::registers::{Operation, Registers, difference};
+use super::single::Exceptions;
 use crate::sampler::predict_finite;
 use crate::{
     ConfigError, CoupledPair, Edict, Latents, MixingWeight, NoisePredictor, Sampler, StateError, Step,
@@ -19,16 +22,37 @@ const ENTRY: f64 = (1u64 << 50) as f64;
 /// any number of steps, any mixing weight. What the mixing contracts is kept too, in integers worth less and less.
 ///
 /// What this needs is that the predictor gives bitwise equal answers to bitwise equal questions: the same weights, device,
-/// kernels and batch. One step differs from that of [`Edict`] by at most `8 * 2^-k`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// kernels and batch ([`check_deterministic`](crate::check_deterministic)). One step differs from that of [`Edict`] by at most
+/// `8 * 2^-k`.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct LatticeEdict {
     edict: Edict,
     grid: Grid,
 }
 
-impl Default for LatticeEdict {
-    fn default() -> Self {
-        Self { edict: Edict::default(), grid: Grid { unit_bits: 40, spill_bits: 8 } }
+/// The state of [`LatticeEdict`]: the pair of latents as integers.
+///
+/// The first register is `y`, the second `x - y`. [`LatticeEdict::leave`] turns them into latents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatticePair {
+    registers: Registers,
+    level: usize,
+}
+
+impl LatticePair {
+    /// Makes the state that stands at `level` of its run, 0 being the noisy end.
+    pub fn new(registers: Registers, level: usize) -> Self {
+        Self { registers, level }
+    }
+
+    /// Returns the integers.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// Returns the level the state stands at: 0 at the noisy end of the run.
+    pub fn level(&self) -> usize {
+        self.level
     }
 }
 
@@ -41,34 +65,26 @@ impl LatticeEdict {
     pub fn new(mixing_weight: MixingWeight, order: UpdateOrder) -> Result<Self, ConfigError> {
         let edict = Edict::new(mixing_weight, order)?;
         match mixing_weight {
-            // Far below any use; keeps `q` away from underflow within a step.
+            // Far below any use; keeps a difference unit away from underflow within a step.
             MixingWeight::Fixed(p) if p < 1.0 / 65536.0 => Err(ConfigError::LatticeWeight(p)),
             _ => Ok(Self { edict, ..Self::default() }),
         }
     }
 
-    /// Sets the lattice's unit at the image, `2^-unit_bits`, and how many bits a carry plane takes.
-    ///
-    /// A finer unit leaves less room: latents must stay below `2^(50 - unit_bits)`.
-    ///
-    /// # Errors
-    /// [`ConfigError::Lattice`] unless `unit_bits` is in `1..=48` and `spill_bits` in `1..=8`.
-    pub fn with_grid(mut self, unit_bits: u32, spill_bits: u32) -> Result<Self, ConfigError> {
-        if !(1..=48).contains(&unit_bits) || !(1..=8).contains(&spill_bits) {
-            return Err(ConfigError::Lattice { unit_bits, spill_bits });
-        }
-        self.grid = Grid { unit_bits, spill_bits };
-        Ok(self)
+    /// Lays the lattice otherwise than by default.
+    #[must_use]
+    pub fn with_grid(self, grid: Grid) -> Self {
+        Self { grid, ..self }
     }
 
-    /// Returns `k`: the unit at the image is `2^-k`.
-    pub fn unit_bits(&self) -> u32 {
-        self.grid.unit_bits
+    /// Returns the lattice.
+    pub fn grid(&self) -> Grid {
+        self.grid
     }
 
-    /// Returns the number of bits of a carry plane.
-    pub fn spill_bits(&self) -> u32 {
-        self.grid.spill_bits
+    /// Returns the sampler whose steps these are, in floats.
+    pub fn float(&self) -> Edict {
+        self.edict
     }
 
     /// Puts a pair of latents that stands at a level of a run on the lattice, rounding each value once.
@@ -82,19 +98,9 @@ impl LatticeEdict {
         level: usize,
     ) -> Result<LatticePair, StateError> {
         pair.check()?;
-        let (units, q) = self.scales(trajectory, level)?;
-        let register = |latent: &'static str, values: &Latents| {
-            let mut out = ndarray::ArrayD::zeros(values.raw_dim());
-            for (out, value) in out.iter_mut().zip(values) {
-                let scaled = value * units;
-                if scaled.abs() >= ENTRY {
-                    return Err(StateError::TooLarge { latent, value: *value, limit: ENTRY / units });
-                }
-                *out = integer::round(scaled).map_err(|_| StateError::NonFinite { latent })?;
-            }
-            Ok(out)
-        };
-        let (x, v) = (register("x", &pair.x)?, register("y", &pair.y)?);
+        let units = self.units(trajectory, level)?;
+        let (x, v) = (register("x", &pair.x, units)?, register("y", &pair.y, units)?);
+        let q = self.unit(self.weight(trajectory), level).worth;
         let mut w = x - &v;
         for w in &mut w {
             let difference = integer::round(*w as f64 / q);
@@ -104,7 +110,7 @@ impl LatticeEdict {
                 limit: ENTRY / units,
             })?;
         }
-        Ok(LatticePair::new(v, w, Vec::new(), level))
+        Ok(LatticePair::new(Registers::new(v, w, Vec::new(), self.grid), level))
     }
 
     /// Returns the latents of a state, each rounded once from the lattice to `f64`.
@@ -112,18 +118,164 @@ impl LatticeEdict {
     /// # Errors
     /// [`StateError`] if the run has no such level or a value has left the lattice's range.
     pub fn leave(&self, state: &LatticePair, trajectory: &Trajectory) -> Result<CoupledPair, StateError> {
-        let (units, q) = self.scales(trajectory, state.level())?;
-        let x = state.x(1.0, q).map_err(|_| StateError::Registers)?;
+        let units = self.units(trajectory, state.level)?;
+        let q = self.unit(self.weight(trajectory), state.level).worth;
+        let x = state.registers.sum(1.0, q).map_err(|_| StateError::Registers)?;
         // Division, not a product with the reciprocal: it undoes the product of `enter` for lattice values.
-        Ok(CoupledPair { x: x / units, y: state.y(1.0) / units })
+        Ok(CoupledPair { x: x / units, y: state.registers.latents(1.0) / units })
     }
 
-    /// Lattice units per unit of a latent at a level, and `q` there.
-    fn scales(&self, trajectory: &Trajectory, level: usize) -> Result<(f64, f64), StateError> {
-        let levels = trajectory.alpha_bars();
-        let bar = levels.get(level).ok_or(StateError::Level { level, levels: levels.len() })?;
-        let p = self.edict.mixing_weight().resolve(trajectory);
-        Ok((self.grid.units(trajectory, *bar), self.grid.difference_unit(p, level).q))
+    /// Makes the state of an image of single precision, which comes back from [`Self::image_f32`] bit for bit, values finer than
+    /// the lattice included.
+    ///
+    /// # Errors
+    /// As [`Sampler::state_from_image`].
+    pub fn state_from_f32(&self, image: &ArrayD<f32>, run: &Trajectory) -> Result<LatticePair, StateError> {
+        let mut state = self.state_from_image(&image.mapv(f64::from), run)?;
+        state.registers.exceptions = Exceptions::of(image, self.grid);
+        Ok(state)
+    }
+
+    /// Returns the image of a state in single precision; see [`Self::state_from_f32`].
+    ///
+    /// # Errors
+    /// As [`Sampler::image`].
+    pub fn image_f32(&self, state: &LatticePair, run: &Trajectory) -> Result<ArrayD<f32>, StateError> {
+        Ok(state.registers.exceptions.restore(&self.image(state, run)?, self.grid))
+    }
+
+    fn weight(&self, trajectory: &Trajectory) -> f64 {
+        self.edict.mixing_weight().resolve(trajectory)
+    }
+
+    fn units(&self, trajectory: &Trajectory, level: usize) -> Result<f64, StateError> {
+        units_at(self.grid, trajectory, level)
+    }
+
+    /// Walks what a difference unit is worth from the noisy end of the run to a level, by repeated multiplication, so that every
+    /// piece of a run finds the same bits: it falls by `p^2` a step, because the mixing contracts the difference while its register
+    /// keeps it.
+    fn unit(&self, p: f64, level: usize) -> DifferenceUnit {
+        let start = DifferenceUnit { worth: 1.0, spills: 0 };
+        (0..level).fold(start, |unit, _| self.grid.refine(unit.worth * p * p))
+    }
+
+    fn numbers(&self, trajectory: &Trajectory, step: &Step) -> Numbers {
+        let p = self.weight(trajectory);
+        let end = trajectory.end_alpha_bar();
+        let (from, to) = (noise_to_signal(step.alpha_bar_from()), noise_to_signal(step.alpha_bar_to()));
+        let q = self.unit(p, step.index()).worth;
+        Numbers {
+            scale_from: self.grid.scale(trajectory, step.alpha_bar_from()),
+            scale_to: self.grid.scale(trajectory, step.alpha_bar_to()),
+            noise: (to - from) * end.sqrt() * self.grid.units_at_image() / q,
+            q,
+            mixing: p * (1.0 - p) * q,
+            spills: self.unit(p, step.index() + 1).spills,
+        }
+    }
+}
+
+/// `sqrt((1 - A) / A)`
+pub(super) fn noise_to_signal(alpha_bar: f64) -> f64 {
+    ((1.0 - alpha_bar) / alpha_bar).sqrt()
+}
+
+/// Returns lattice units per unit of a latent at a level of a run.
+pub(super) fn units_at(grid: Grid, run: &Trajectory, level: usize) -> Result<f64, StateError> {
+    let levels = run.alpha_bars();
+    let bar = levels.get(level).ok_or(StateError::Level { level, levels: levels.len() })?;
+    Ok(grid.units(run, *bar))
+}
+
+/// Puts latents on the lattice, rounding each once.
+pub(super) fn register(
+    latent: &'static str,
+    values: &Latents,
+    units: f64,
+) -> Result<ArrayD<i64>, StateError> {
+    let mut out = ArrayD::zeros(values.raw_dim());
+    for (out, value) in out.iter_mut().zip(values) {
+        let scaled = value * units;
+        if scaled.abs() >= ENTRY {
+            return Err(StateError::TooLarge { latent, value: *value, limit: ENTRY / units });
+        }
+        *out = integer::round(scaled).map_err(|_| StateError::NonFinite { latent })?;
+    }
+    Ok(out)
+}
+
+/// Names the step at which a value has left the range.
+pub(super) fn range_error<E: std::error::Error>(
+    OutOfRange(value): OutOfRange,
+    grid: Grid,
+    step: &Step,
+) -> StepError<E> {
+    let value = value / grid.units_at_image();
+    StepError::Range { step: step.index(), timestep: step.timestep(), value }
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Numbers {
+    /// Turns lattice values into latents of the noisier level, which the first update reads.
+    scale_from: f64,
+    /// The same for the cleaner level, which the second update reads.
+    scale_to: f64,
+    /// Difference units that a unit of noise moves a latent by.
+    noise: f64,
+    /// What a difference unit is worth at the noisier level.
+    q: f64,
+    /// What `y` gains of the difference register in the mixing: `p (1 - p) q`.
+    mixing: f64,
+    /// Carry planes filled after the step.
+    spills: u32,
+}
+
+/// Moves `x` by the predicted noise and leaves `y` where it is.
+struct MoveX {
+    noise: f64,
+    back: bool,
+}
+
+impl Operation for MoveX {
+    #[inline(always)]
+    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, noise: f64) -> (i64, i64) {
+        let by = integers.round(noise * self.noise);
+        (v, integers.add(w, if self.back { -by } else { by }))
+    }
+}
+
+/// Moves `y` by the predicted noise and leaves `x` where it is.
+struct MoveY {
+    noise: f64,
+    q: f64,
+    back: bool,
+}
+
+impl Operation for MoveY {
+    #[inline(always)]
+    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, noise: f64) -> (i64, i64) {
+        let apart = difference(integers, w, self.q);
+        let x = integers.add(v, apart);
+        let by = integers.round(noise * self.noise);
+        let w = integers.add(w, if self.back { by } else { -by });
+        let apart = difference(integers, w, self.q);
+        (integers.add(x, -apart), w)
+    }
+}
+
+/// Mixes: `y` gains its share of the difference, whose register stays and is worth less from now on.
+struct Mix {
+    mixing: f64,
+    back: bool,
+}
+
+impl Operation for Mix {
+    #[inline(always)]
+    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, _: f64) -> (i64, i64) {
+        let by = difference(integers, w, self.mixing);
+        (integers.add(v, if self.back { -by } else { by }), w)
     }
 }
 
@@ -131,13 +283,11 @@ impl Sampler for LatticeEdict {
     type State = LatticePair;
 
     fn state_from_image(&self, image: &Latents, trajectory: &Trajectory) -> Result<LatticePair, StateError> {
-        let pair = CoupledPair::equal_to(image);
-        self.enter(&pair, trajectory, trajectory.run().len())
+        self.enter(&CoupledPair::equal_to(image), trajectory, trajectory.run().len())
     }
 
     fn state_from_noise(&self, noise: &Latents, trajectory: &Trajectory) -> Result<LatticePair, StateError> {
-        let pair = CoupledPair::equal_to(noise);
-        self.enter(&pair, trajectory, 0)
+        self.enter(&CoupledPair::equal_to(noise), trajectory, 0)
     }
 
     fn image(&self, state: &LatticePair, trajectory: &Trajectory) -> Result<Latents, StateError> {
@@ -145,81 +295,89 @@ impl Sampler for LatticeEdict {
     }
 
     fn check(&self, state: &LatticePair, trajectory: &Trajectory, level: usize) -> Result<(), StateError> {
-        if state.level() == level {
-            return Ok(());
-        }
-        Err(StateError::Level { level: state.level(), levels: trajectory.run().len() + 1 })
+        check(&state.registers, self.grid, (state.level, level), trajectory)
     }
 
     fn generate_step<P: NoisePredictor + ?Sized>(
         &self,
-        state: &mut LatticePair,
+        LatticePair { registers, level }: &mut LatticePair,
         trajectory: &Trajectory,
         step: &Step,
         predictor: &P,
         condition: &P::Condition,
     ) -> Result<(), StepError<P::Error>> {
-        let numbers = self.grid.pair_step(trajectory, step, self.edict.mixing_weight().resolve(trajectory));
-        let range = |error| self.range_error(error, step);
+        let Numbers { scale_from, scale_to, noise, q, mixing, spills } = self.numbers(trajectory, step);
+        let range = |error| range_error(error, self.grid, step);
+        let (move_x, move_y) = (MoveX { noise, back: false }, MoveY { noise, q, back: false });
         if step.coefficients().1 != 0.0 {
             let eps = |z: &Latents| predict_finite(predictor, z, step, condition);
             if self.edict.order().x_first(step) {
-                let e = eps(&state.y(numbers.scale_from))?;
-                state.move_x(&e, numbers.noise, false).map_err(range)?;
-                let e = eps(&state.x(numbers.scale_to, numbers.q).map_err(range)?)?;
-                state.move_y(&e, numbers.noise, false, numbers.q).map_err(range)?;
+                let e = eps(&registers.latents(scale_from))?;
+                registers.apply_noise(&e, move_x).map_err(range)?;
+                let e = eps(&registers.sum(scale_to, q).map_err(range)?)?;
+                registers.apply_noise(&e, move_y).map_err(range)?;
             } else {
-                let e = eps(&state.x(numbers.scale_from, numbers.q).map_err(range)?)?;
-                state.move_y(&e, numbers.noise, false, numbers.q).map_err(range)?;
-                let e = eps(&state.y(numbers.scale_to))?;
-                state.move_x(&e, numbers.noise, false).map_err(range)?;
+                let e = eps(&registers.sum(scale_from, q).map_err(range)?)?;
+                registers.apply_noise(&e, move_y).map_err(range)?;
+                let e = eps(&registers.latents(scale_to))?;
+                registers.apply_noise(&e, move_x).map_err(range)?;
             }
         }
-        state.mix(numbers.mixing, false).map_err(range)?;
-        for _ in 0..numbers.spills {
-            state.spill(self.grid.spill_bits);
+        registers.apply(Mix { mixing, back: false }).map_err(range)?;
+        for _ in 0..spills {
+            registers.spill();
         }
-        state.level = step.index() + 1;
+        *level = step.index() + 1;
         Ok(())
     }
 
     fn invert_step<P: NoisePredictor + ?Sized>(
         &self,
-        state: &mut LatticePair,
+        LatticePair { registers, level }: &mut LatticePair,
         trajectory: &Trajectory,
         step: &Step,
         predictor: &P,
         condition: &P::Condition,
     ) -> Result<(), StepError<P::Error>> {
-        let numbers = self.grid.pair_step(trajectory, step, self.edict.mixing_weight().resolve(trajectory));
-        let range = |error| self.range_error(error, step);
-        for _ in 0..numbers.spills {
-            state.unspill(self.grid.spill_bits).map_err(range)?;
+        let Numbers { scale_from, scale_to, noise, q, mixing, spills } = self.numbers(trajectory, step);
+        let range = |error| range_error(error, self.grid, step);
+        let (move_x, move_y) = (MoveX { noise, back: true }, MoveY { noise, q, back: true });
+        for _ in 0..spills {
+            registers.unspill().map_err(range)?;
         }
-        state.mix(numbers.mixing, true).map_err(range)?;
+        registers.apply(Mix { mixing, back: true }).map_err(range)?;
         if step.coefficients().1 != 0.0 {
             // The updates of generation, last first; each reads its partner at the scale it had then.
             let eps = |z: &Latents| predict_finite(predictor, z, step, condition);
             if self.edict.order().x_first(step) {
-                let e = eps(&state.x(numbers.scale_to, numbers.q).map_err(range)?)?;
-                state.move_y(&e, numbers.noise, true, numbers.q).map_err(range)?;
-                let e = eps(&state.y(numbers.scale_from))?;
-                state.move_x(&e, numbers.noise, true).map_err(range)?;
+                let e = eps(&registers.sum(scale_to, q).map_err(range)?)?;
+                registers.apply_noise(&e, move_y).map_err(range)?;
+                let e = eps(&registers.latents(scale_from))?;
+                registers.apply_noise(&e, move_x).map_err(range)?;
             } else {
-                let e = eps(&state.y(numbers.scale_to))?;
-                state.move_x(&e, numbers.noise, true).map_err(range)?;
-                let e = eps(&state.x(numbers.scale_from, numbers.q).map_err(range)?)?;
-                state.move_y(&e, numbers.noise, true, numbers.q).map_err(range)?;
+                let e = eps(&registers.latents(scale_to))?;
+                registers.apply_noise(&e, move_x).map_err(range)?;
+                let e = eps(&registers.sum(scale_from, q).map_err(range)?)?;
+                registers.apply_noise(&e, move_y).map_err(range)?;
             }
         }
-        state.level = step.index();
+        *level = step.index();
         Ok(())
     }
 }
 
-impl LatticeEdict {
-    fn range_error<E: std::error::Error>(&self, OutOfRange(value): OutOfRange, step: &Step) -> StepError<E> {
-        let value = value / self.grid.units_at_image();
-        StepError::Range { step: step.index(), timestep: step.timestep(), value }
+/// Checks that a run from `level` can start from registers that stand at a level.
+pub(super) fn check(
+    registers: &Registers,
+    grid: Grid,
+    (stands, level): (usize, usize),
+    run: &Trajectory,
+) -> Result<(), StateError> {
+    if stands != level {
+        return Err(StateError::Level { level: stands, levels: run.run().len() + 1 });
     }
+    if registers.grid() != grid {
+        return Err(StateError::Grid { state: registers.grid(), sampler: grid });
+    }
+    Ok(())
 }
