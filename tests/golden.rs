@@ -9,10 +9,12 @@ use std::path::PathBuf;
 
 use edict_candle::CandleBackend;
 use edict_core::{
-    CoupledPair, Ddim, Edict, Guidance, GuidanceScale, Guided, Latents, MixingWeight, Sampler, Trajectory,
-    UpdateOrder,
+    CoupledPair, Ddim, Edict, Guidance, GuidanceScale, Guided, Latents, LatticeEdict, LatticeTwoStep,
+    MixingWeight, Sampler, Trajectory, TwoStep, TwoStepRule, UpdateOrder,
 };
-use edict_stable_diffusion::{DType, ModelFolder, Picture, PromptEmbedding, StableDiffusion, UNetPredictor};
+use edict_stable_diffusion::{
+    AnySampler, AnyState, DType, ModelFolder, Picture, PromptEmbedding, StableDiffusion, UNetPredictor,
+};
 use support::golden::{RUNS, Run, model, relative_error, root};
 use support::{Tensors, edict, image};
 
@@ -140,22 +142,46 @@ fn library_agrees(file: &str) {
     let check = |name: &str, found: &Latents| oracle.check("library", name, found);
     check("image_latent", &bench.image_latent);
 
-    let sampler = coupled(settings);
-    let noise = bench.invert(&sampler, settings);
-    let pairs: [(&str, CoupledPair); 3] = [
-        ("back", bench.generate(&sampler, settings, &noise, &bench.source)),
-        ("edit", bench.generate(&sampler, settings, &noise, &bench.target)),
-        ("noise", noise),
+    let float = coupled(settings);
+    let weight = MixingWeight::Fixed(settings.mixing_weight);
+    let belm = TwoStep::new(TwoStepRule::Belm).unwrap();
+    let bdia = TwoStep::new(TwoStepRule::Bdia { gamma: oracle.number("gamma") }).unwrap();
+    // In floats and on the lattice: the same numbers, to what the lattice rounds away.
+    let samplers = [
+        AnySampler::Edict(float),
+        AnySampler::LatticeEdict(LatticeEdict::new(weight, settings.order).unwrap()),
+        AnySampler::TwoStep(belm),
+        AnySampler::LatticeTwoStep(LatticeTwoStep::new(belm)),
+        AnySampler::TwoStep(bdia),
+        AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia)),
+        AnySampler::Ddim(Ddim),
     ];
-    for (name, pair) in &pairs {
-        check(&format!("x_{name}"), &pair.x);
-        check(&format!("y_{name}"), &pair.y);
+    let trajectory = bench.trajectory(settings);
+    for sampler in samplers {
+        let check = |name: &str, found: &Latents| {
+            let how = if sampler.is_exact() { "library, exact" } else { "library" };
+            oracle.check(how, name, found);
+        };
+        let noise = bench.invert(&sampler, settings);
+        let back = bench.generate(&sampler, settings, &noise, &bench.source);
+        let edit = bench.generate(&sampler, settings, &noise, &bench.target);
+        let latents = |state: &AnyState| sampler.latents(state, &trajectory).unwrap();
+        let found = [("noise", latents(&noise)), ("back", latents(&back)), ("edit", latents(&edit))];
+        for (what, CoupledPair { x, y }) in found {
+            match sampler.name() {
+                "edict" => {
+                    check(&format!("x_{what}"), &x);
+                    check(&format!("y_{what}"), &y);
+                }
+                name => {
+                    check(&format!("{name}_{what}"), &x);
+                    if sampler.two_step().is_some() && what == "noise" {
+                        check(&format!("{name}_noise_next"), &y);
+                    }
+                }
+            }
+        }
     }
-
-    let noise = bench.invert(&Ddim, settings);
-    check("ddim_noise", &noise);
-    check("ddim_back", &bench.generate(&Ddim, settings, &noise, &bench.source));
-    check("ddim_edit", &bench.generate(&Ddim, settings, &noise, &bench.target));
 }
 
 #[test]
@@ -185,36 +211,57 @@ fn command_line_agrees(file: &str) {
     let Settings { steps, strength, mixing_weight, guidance, order } = oracle.settings();
     assert_eq!(order, UpdateOrder::Leapfrog, "the default, given by no flag");
 
-    edict("invert")
-        .with("--model", model(oracle.run.model))
-        .with("--image", oracle.image())
-        .with("--prompt", oracle.text("source"))
-        .with("--negative", oracle.text("negative"))
-        .args(&format!("--steps {steps} --strength {strength} --mixing-weight {mixing_weight}"))
-        .args(&format!("--guidance {guidance} --dtype f64 --quiet"))
-        .with("--output", at("inversion.safetensors"))
-        .run()
-        .succeeds();
-    let inversion = Tensors::open(at("inversion.safetensors"));
-    for (name, found) in [("image_latent", "image_latent"), ("x_noise", "x"), ("y_noise", "y")] {
-        oracle.check("command line", name, &inversion.get(found));
-    }
-
-    for (name, prompt) in [("back", "source"), ("edit", "target")] {
-        // The file knows everything else.
-        edict("generate")
+    let gamma = oracle.text("gamma");
+    for (prefix, flags) in [
+        ("", format!("--mixing-weight {mixing_weight}")),
+        ("", format!("--float --mixing-weight {mixing_weight}")),
+        ("belm", "--sampler belm".to_owned()),
+        ("bdia", format!("--sampler bdia --gamma {gamma} --float")),
+        ("ddim", "--sampler ddim".to_owned()),
+    ] {
+        // EDICT's tensors are named after its two latents, those of the others after the sampler.
+        let name = |latent: &str, what: &str| match (prefix, latent) {
+            ("", latent) => Some(format!("{latent}_{what}")),
+            (prefix, "x") => Some(format!("{prefix}_{what}")),
+            ("ddim", _) => None,
+            (prefix, _) => (what == "noise").then(|| format!("{prefix}_noise_next")),
+        };
+        let check = |what: &str, tensors: &Tensors| {
+            for latent in ["x", "y"] {
+                if let Some(name) = name(latent, what) {
+                    oracle.check(&format!("command line {flags}"), &name, &tensors.get(latent));
+                }
+            }
+        };
+        edict("invert")
             .with("--model", model(oracle.run.model))
-            .with("--inversion", at("inversion.safetensors"))
-            .with("--prompt", oracle.text(prompt))
-            .with("--latents", at("latents.safetensors"))
-            .with("--output", at("picture.png"))
-            .arg("--quiet")
+            .with("--image", oracle.image())
+            .with("--prompt", oracle.text("source"))
+            .with("--negative", oracle.text("negative"))
+            .args(&format!("--steps {steps} --strength {strength} {flags}"))
+            .args(&format!("--guidance {guidance} --dtype f64 --quiet"))
+            .with("--output", at("inversion.safetensors"))
             .run()
             .succeeds();
-        let latents = Tensors::open(at("latents.safetensors"));
-        assert_eq!(latents.names(), ["x", "y"]);
-        oracle.check("command line", &format!("x_{name}"), &latents.get("x"));
-        oracle.check("command line", &format!("y_{name}"), &latents.get("y"));
+        let inversion = Tensors::open(at("inversion.safetensors"));
+        oracle.check("command line", "image_latent", &inversion.get("image_latent"));
+        check("noise", &inversion);
+
+        for (what, prompt) in [("back", "source"), ("edit", "target")] {
+            // The file knows everything else.
+            edict("generate")
+                .with("--model", model(oracle.run.model))
+                .with("--inversion", at("inversion.safetensors"))
+                .with("--prompt", oracle.text(prompt))
+                .with("--latents", at("latents.safetensors"))
+                .with("--output", at("picture.png"))
+                .arg("--quiet")
+                .run()
+                .succeeds();
+            let latents = Tensors::open(at("latents.safetensors"));
+            assert_eq!(latents.names(), ["x", "y"]);
+            check(what, &latents);
+        }
     }
 }
 

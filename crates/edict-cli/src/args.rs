@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Edit(EditArgs),
     /// Invert an image and generate it again, and measure what is lost
     Reconstruct(ReconstructArgs),
+    /// Show what every sampler loses on one image, in one table
+    Compare(CompareArgs),
     /// Show what a model folder holds
     Info(InfoArgs),
 }
@@ -37,6 +39,7 @@ impl Command {
             Self::Generate(args) => args.output_options,
             Self::Edit(args) => args.output_options,
             Self::Reconstruct(args) => args.output_options,
+            Self::Compare(args) => args.output_options,
             Self::Info(args) => args.output_options,
         }
     }
@@ -79,10 +82,19 @@ pub(crate) struct RunArgs {
     /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise]
     #[arg(long, value_name = "S", value_parser = strength, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
-    /// Mixing weight: auto, which is 0.93^(50/steps), or a number above 0 and up to 1 [default: auto]
+    /// How to walk the steps: edict; belm or bdia at half the network calls; ddim, which does not come back [default: edict]
+    #[arg(long, value_enum)]
+    pub(crate) sampler: Option<SamplerName>,
+    /// Compute in floats: exact up to rounding instead of to the last bit
+    #[arg(long)]
+    pub(crate) float: bool,
+    /// Gamma of bdia, above 0 and up to 1 [default: 1]
+    #[arg(long, value_name = "G", value_parser = gamma, allow_negative_numbers = true)]
+    pub(crate) gamma: Option<f64>,
+    /// Mixing weight of edict: auto, which is 0.93^(50/steps), or a number above 0 and up to 1 [default: auto]
     #[arg(long, value_name = "auto|P", allow_negative_numbers = true)]
     pub(crate) mixing_weight: Option<WeightArg>,
-    /// Update x first at every step instead of x and y by turns
+    /// With edict, update x first at every step instead of x and y by turns
     #[arg(long)]
     pub(crate) no_leapfrog: bool,
 }
@@ -104,7 +116,7 @@ pub(crate) struct GuidanceArgs {
 pub(crate) struct ImageArgs {
     /// Picture to read: PNG, JPEG or WebP
     #[arg(long, value_name = "IN.png")]
-    pub(crate) image: PathBuf,
+    pub(crate) image: Option<PathBuf>,
     /// Crop the picture to the centre and resize it to this size
     #[arg(long, value_name = "WxH", value_parser = ImageSize::from_str)]
     pub(crate) size: Option<ImageSize>,
@@ -121,11 +133,17 @@ pub(crate) struct InvertArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
     /// Prompt that describes the picture
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "resume")]
+    pub(crate) prompt: Option<String>,
     /// Inversion file to write
     #[arg(long, value_name = "INV.safetensors")]
     pub(crate) output: PathBuf,
+    /// Generate the picture again at once, and write nothing unless every bit comes back
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Go on from the checkpoint that an interrupted run has left; its settings are kept
+    #[arg(long, value_name = "PART.safetensors")]
+    pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
@@ -139,7 +157,7 @@ pub(crate) struct InvertArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// Prompt to generate under [default: that of the inversion]
-    #[arg(long, value_name = "TEXT", required_unless_present = "inversion")]
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["inversion", "resume"])]
     pub(crate) prompt: Option<String>,
     /// Picture to write
     #[arg(long, value_name = "OUT.png")]
@@ -150,6 +168,9 @@ pub(crate) struct GenerateArgs {
     /// Also write the latents x and y
     #[arg(long, value_name = "OUT.safetensors")]
     pub(crate) latents: Option<PathBuf>,
+    /// Go on from the checkpoint that an interrupted run has left; its settings are kept
+    #[arg(long, value_name = "PART.safetensors")]
+    pub(crate) resume: Option<PathBuf>,
     /// Size of the picture from fresh noise [default: the model's own]
     #[arg(long, value_name = "WxH", value_parser = ImageSize::from_str)]
     pub(crate) size: Option<ImageSize>,
@@ -171,10 +192,10 @@ pub(crate) struct EditArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
     /// Prompt that describes the picture
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) source: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "resume")]
+    pub(crate) source: Option<String>,
     /// Prompt that describes the picture wanted; may be given several times
-    #[arg(long, value_name = "TEXT", required = true)]
+    #[arg(long, value_name = "TEXT", required_unless_present = "resume")]
     pub(crate) target: Vec<String>,
     /// Picture to write; several targets write OUT-1.png, OUT-2.png, ...
     #[arg(long, value_name = "OUT.png")]
@@ -185,6 +206,9 @@ pub(crate) struct EditArgs {
     /// Negative prompt of the inversion [default: that of --negative]
     #[arg(long, value_name = "TEXT")]
     pub(crate) source_negative: Option<String>,
+    /// Go on from the checkpoint that an interrupted run has left; its settings are kept
+    #[arg(long, value_name = "PART.safetensors")]
+    pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
@@ -216,6 +240,26 @@ pub(crate) struct ReconstructArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Prompt that describes the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Also draw the table
+    #[arg(long, value_name = "OUT.svg")]
+    pub(crate) plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) guidance: GuidanceArgs,
+    #[command(flatten)]
+    pub(crate) output_options: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct InfoArgs {
     /// Model folder in the Hugging Face layout
     #[arg(long, value_name = "DIR")]
@@ -235,6 +279,25 @@ impl BackendName {
         match self {
             Self::Candle => "candle",
             Self::Tch => "tch",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SamplerName {
+    Edict,
+    Belm,
+    Bdia,
+    Ddim,
+}
+
+impl SamplerName {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Edict => "edict",
+            Self::Belm => "belm",
+            Self::Bdia => "bdia",
+            Self::Ddim => "ddim",
         }
     }
 }
@@ -286,6 +349,11 @@ fn steps(text: &str) -> Result<usize, String> {
 fn strength(text: &str) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
     value.ok_or_else(|| "it must be a number from 0 to 1".to_owned())
+}
+
+fn gamma(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| *value > 0.0 && *value <= 1.0);
+    value.ok_or_else(|| "it must be a number above 0 and up to 1, for edits 0.92 to 1".to_owned())
 }
 
 fn finite(text: &str) -> Result<f64, String> {

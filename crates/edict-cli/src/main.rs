@@ -4,8 +4,14 @@
 mod args;
 mod commands;
 mod failure;
+mod measure;
+mod plot;
 mod progress;
+mod report;
+mod run;
 mod session;
+mod settings;
+mod witness;
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -30,6 +36,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(&args, &reporter),
         Command::Edit(args) => commands::edit::run(&args, &reporter),
         Command::Reconstruct(args) => commands::reconstruct::run(&args, &reporter),
+        Command::Compare(args) => commands::reconstruct::compare(&args, &reporter),
         Command::Info(args) => commands::info::run(&args),
     };
     match result {

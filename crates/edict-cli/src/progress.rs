@@ -33,9 +33,13 @@ pub(crate) fn writing() -> MutexGuard<'static, ()> {
     WRITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends a command that was interrupted.
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Ends a command that was interrupted where there is nothing to keep yet.
 pub(crate) fn check_interrupt() -> Result<(), Failure> {
-    if INTERRUPTED.load(Ordering::SeqCst) { Err(interrupted()) } else { Ok(()) }
+    if is_interrupted() { Err(interrupted()) } else { Ok(()) }
 }
 
 pub(crate) fn interrupted() -> Failure {

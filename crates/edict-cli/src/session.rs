@@ -1,111 +1,23 @@
-//! What commands share: the model at work, its prompts and settings, and the report.
+//! What commands share: the model at work, its prompts, and its outputs.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use edict_candle::{CandleBackend, DeviceSpec};
-use edict_core::{
-    Edict, Guidance, Guided, Latents, MixingWeight, NoisePredictor, NoiseSchedule, SampleError, Timestep,
-    Trajectory, UpdateOrder,
-};
+use edict_core::{Guidance, Guided, Latents, NoiseSchedule};
 use edict_stable_diffusion::{
-    Backend, DType, GuidanceSettings, ImageError, ModelFolder, Origin, Picture, PromptEmbedding,
-    StableDiffusion, UNetPredictor, check_writable, seeded_noise, write_atomically, write_png,
+    Backend, Checkpoint, DType, GuidanceSettings, ImageError, ModelFolder, Origin, Picture, PromptEmbedding,
+    StableDiffusion, UNetPredictor, check_writable, instruction_set, seeded_noise, write_atomically,
+    write_png,
 };
-use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Ix3};
+use ndarray::{Array4, ArrayD, Axis, Ix3};
 use serde_json::{Map, Value, json};
 
-use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs, RunArgs, WeightArg};
+use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs};
 use crate::failure::{Failure, chain};
-use crate::progress::{Reporter, check_interrupt, interrupted, writing};
-
-/// What a command has to say when it is done.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    /// For people.
-    pub(crate) text: String,
-    /// For programs; time and warnings are added when it is printed.
-    pub(crate) json: Map<String, Value>,
-    /// Whether the text is the command's purpose, so that `--quiet` does not silence it.
-    pub(crate) answers: bool,
-}
-
-impl Report {
-    pub(crate) fn new(command: &str, settings: Map<String, Value>, outputs: &[&Path], calls: usize) -> Self {
-        let outputs: Vec<_> = outputs.iter().map(|path| path.to_string_lossy()).collect();
-        let mut text = String::new();
-        for path in &outputs {
-            text += &format!("wrote {path}\n");
-        }
-        let mut json = Map::new();
-        json.insert("command".to_owned(), command.into());
-        json.insert("settings".to_owned(), settings.into());
-        json.insert("outputs".to_owned(), json!(outputs));
-        json.insert("network_calls".to_owned(), calls.into());
-        Self { text, json, answers: false }
-    }
-}
-
-/// The settings of a run with their defaults filled in.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RunSettings {
-    pub(crate) steps: usize,
-    pub(crate) strength: f64,
-    pub(crate) mixing_weight: MixingWeight,
-    pub(crate) order: UpdateOrder,
-}
-
-impl RunSettings {
-    pub(crate) fn new(args: &RunArgs, default_strength: f64) -> Self {
-        Self {
-            steps: args.steps.unwrap_or(50),
-            strength: args.strength.unwrap_or(default_strength),
-            mixing_weight: match args.mixing_weight {
-                Some(WeightArg::Fixed(p)) => MixingWeight::Fixed(p),
-                Some(WeightArg::Auto) | None => MixingWeight::Auto,
-            },
-            order: if args.no_leapfrog { UpdateOrder::Fixed } else { UpdateOrder::Leapfrog },
-        }
-    }
-
-    pub(crate) fn sampler(&self) -> Result<Edict, Failure> {
-        Ok(Edict::new(self.mixing_weight, self.order)?)
-    }
-
-    /// Lays out the run before the model's weights are read, so that settings that do not fit are refused at once.
-    pub(crate) fn trajectory(&self, folder: &ModelFolder) -> Result<Trajectory, Failure> {
-        let trajectory = folder.trajectory(self.steps, self.strength);
-        trajectory.map_err(|error| Failure::usage(chain(&error)))
-    }
-}
-
-impl RunSettings {
-    /// Warns when inverting will blow rounding errors up to where they show.
-    pub(crate) fn warn_of_lost_bits(&self, trajectory: &Trajectory, reporter: &Reporter) {
-        // Of the 53 bits of an f64; ten are left for the latents themselves.
-        const BITS_TO_SPARE: f64 = 43.0;
-        let (p, steps) = (self.mixing_weight.resolve(trajectory), trajectory.len());
-        let lost = 2.0 * steps as f64 * (1.0 / p).log2();
-        if lost > BITS_TO_SPARE {
-            let enough = (-BITS_TO_SPARE / (2.0 * steps as f64)).exp2();
-            reporter.warn(format!(
-                "{steps} steps with mixing weight {p} lose {lost:.0} bits of the pair's difference, and f64 has \
-                 {BITS_TO_SPARE} to spare: the image may not come back; use --mixing-weight auto, or {enough:.3} and above"
-            ));
-        }
-    }
-}
-
-/// Fills in the defaults of guidance; `default` is that of an inversion file, or the program's.
-pub(crate) fn guidance(args: &GuidanceArgs, default: GuidanceSettings) -> GuidanceSettings {
-    GuidanceSettings {
-        scale: args.guidance.unwrap_or(default.scale),
-        interval: args.guidance_interval.or(default.interval),
-    }
-}
-
-/// Guidance when nothing is said about it.
-pub(crate) const DEFAULT_GUIDANCE: GuidanceSettings = GuidanceSettings { scale: 3.0, interval: None };
+use crate::progress::{Reporter, check_interrupt, writing};
+use crate::witness::Counted;
 
 /// A model at work.
 pub(crate) struct Session<'a, B: Backend> {
@@ -113,6 +25,9 @@ pub(crate) struct Session<'a, B: Backend> {
     pub(crate) origin: Origin,
     pub(crate) reporter: &'a Reporter,
     calls: AtomicUsize,
+    probe_calls: Cell<usize>,
+    /// Whether the network was probed with one and with two conditions.
+    probed: [Cell<bool>; 2],
 }
 
 /// Opens a model folder: its configs are read, its weights not yet.
@@ -146,7 +61,10 @@ pub(crate) fn read_image(
     if args.seed.is_some() && !args.sample_posterior {
         reporter.warn("--seed has no effect without --sample-posterior".to_owned());
     }
-    let picture = Picture::open(&args.image)?;
+    let Some(path) = &args.image else {
+        return Err(Failure::usage("--image is missing: name the picture to read (see --help)"));
+    };
+    let picture = Picture::open(path)?;
     picture.prepare(args.size, folder.vae_config().factor()).map_err(|error| match error {
         ImageError::Size { .. } => Failure::usage(format!("--size: {error}")),
         other => other.into(),
@@ -204,9 +122,17 @@ pub(crate) fn load<'a>(
         device: device.to_string(),
         dtype: dtype.name().to_owned(),
         threads: backend.threads(),
+        instruction_set: instruction_set().to_owned(),
     };
     check_interrupt()?;
-    Ok(Session { model, origin, reporter, calls: AtomicUsize::new(0) })
+    Ok(Session {
+        model,
+        origin,
+        reporter,
+        calls: AtomicUsize::new(0),
+        probe_calls: Cell::new(0),
+        probed: Default::default(),
+    })
 }
 
 /// The device an inversion was made on is not to be had here.
@@ -267,18 +193,35 @@ impl<B: Backend> Session<'_, B> {
         Ok(Guided::new(counted, guidance.scale()?))
     }
 
-    /// Returns the number of network calls so far.
+    /// Returns the number of network calls so far, those that only probe left out.
     pub(crate) fn calls(&self) -> usize {
+        self.all_calls() - self.probe_calls()
+    }
+
+    pub(crate) fn all_calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Settings of the model and run, as every report has them.
-    pub(crate) fn settings(&self, model: &Path, run: &RunSettings, p: f64) -> Map<String, Value> {
+    /// Returns the number of network calls that were made to find out whether the network is deterministic.
+    pub(crate) fn probe_calls(&self) -> usize {
+        self.probe_calls.get()
+    }
+
+    pub(crate) fn count_probe(&self, calls: usize) {
+        self.probe_calls.set(self.probe_calls() + calls);
+    }
+
+    /// Returns whether the network was probed before with this batch, and takes it as probed from now on.
+    pub(crate) fn was_probed(&self, guided: bool) -> bool {
+        self.probed[usize::from(guided)].replace(true)
+    }
+
+    /// Settings of the model, as every report has them.
+    pub(crate) fn settings(&self, model: &Path) -> Map<String, Value> {
         let Origin { backend, device, dtype, threads, .. } = &self.origin;
         let settings = json!({
             "model": model.to_string_lossy(), "backend": backend, "device": device, "dtype": dtype, "threads": threads,
-            "vae_dtype": self.model.vae().dtype().name(), "sampler": "edict", "steps": run.steps,
-            "strength": run.strength, "mixing_weight": p, "leapfrog": run.order == UpdateOrder::Leapfrog,
+            "vae_dtype": self.model.vae().dtype().name(),
         });
         match settings {
             Value::Object(map) => map,
@@ -295,28 +238,6 @@ pub(crate) fn write_picture(pictures: &ArrayD<f64>, path: &Path) -> Result<(), F
     Ok(write_png(path, picture)?)
 }
 
-/// Adds what was read to a report's settings.
-pub(crate) fn insert_image(settings: &mut Map<String, Value>, args: &ImageArgs, image: &Array4<f64>) {
-    let (_, _, height, width) = image.dim();
-    settings.insert("image".to_owned(), args.image.to_string_lossy().into());
-    settings.insert("size".to_owned(), vec![width, height].into());
-    if args.sample_posterior {
-        settings.insert("seed".to_owned(), args.seed.unwrap_or(0).into());
-    }
-}
-
-/// Adds guidance to a report's settings.
-pub(crate) fn insert_guidance(
-    settings: &mut Map<String, Value>,
-    prefix: &str,
-    guidance: GuidanceSettings,
-    negative: &str,
-) {
-    settings.insert(format!("{prefix}guidance"), guidance.scale.into());
-    settings.insert(format!("{prefix}guidance_interval"), json!(guidance.interval));
-    settings.insert(format!("{prefix}negative"), negative.into());
-}
-
 /// Writes bytes under a temporary name, then renames the file.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     check_interrupt()?;
@@ -324,14 +245,10 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     Ok(write_atomically(path, |writer| writer.write_all(bytes))?)
 }
 
-/// Turns a failed run into a message; a run that was stopped was stopped by the user.
-pub(crate) fn run_failure<E: std::error::Error + 'static, S: std::fmt::Debug>(
-    error: SampleError<E, S>,
-) -> Failure {
-    match error {
-        SampleError::Stopped { .. } => interrupted(),
-        other => Failure::running(chain(&other)),
-    }
+/// Writes the checkpoint of an interrupted run.
+pub(crate) fn write_checkpoint(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let _writing = writing();
+    Ok(write_atomically(path, |writer| writer.write_all(bytes))?)
 }
 
 /// `OUT.png` for a single picture, `OUT-1.png`, `OUT-2.png`, ... for several.
@@ -347,33 +264,54 @@ pub(crate) fn numbered(path: &Path, count: usize) -> Vec<PathBuf> {
     (1..=count).map(|i| path.with_file_name(name(i))).collect()
 }
 
-/// Counts network calls: one for each forward pass, whatever its batch.
-pub(crate) struct Counted<'a, P> {
-    predictor: P,
-    calls: &'a AtomicUsize,
+/// Reads the checkpoint of an interrupted command.
+pub(crate) fn read_checkpoint(path: &Path, command: &str) -> Result<Checkpoint, Failure> {
+    let job = Checkpoint::read(path)?;
+    if job.command == command {
+        return Ok(job);
+    }
+    Err(Failure::usage(format!(
+        "{} was left by `edict {}`: go on with that command",
+        path.display(),
+        job.command
+    )))
 }
 
-impl<P: NoisePredictor> NoisePredictor for Counted<'_, P> {
-    type Condition = P::Condition;
-    type Error = P::Error;
-
-    fn predict(
-        &self,
-        latents: ArrayViewD<'_, f64>,
-        t: Timestep,
-        condition: &P::Condition,
-    ) -> Result<Latents, P::Error> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.predictor.predict(latents, t, condition)
+/// Checks that a job was begun with this model, and that its latents are of the model's kind.
+pub(crate) fn check_model(
+    job: &Checkpoint,
+    folder: &ModelFolder,
+    path: Option<&Path>,
+) -> Result<(), Failure> {
+    let named = |text: String| match path {
+        Some(path) => Failure::running(format!("{}: {text}", path.display())),
+        None => Failure::running(text),
+    };
+    job.inversion.check_model(&folder.fingerprint()?).map_err(|error| named(chain(&error)))?;
+    let channels = folder.vae_config().latent_channels;
+    match *job.inversion.image_latent.shape() {
+        // Of a batch only one picture could be written.
+        [1, found, height, width] if found == channels && height > 0 && width > 0 => Ok(()),
+        ref found => Err(named(format!(
+            "the latents should have shape [1, {channels}, height, width], found {found:?}"
+        ))),
     }
+}
 
-    fn predict_pair(
-        &self,
-        latents: ArrayViewD<'_, f64>,
-        t: Timestep,
-        conditions: [&P::Condition; 2],
-    ) -> Result<[Latents; 2], P::Error> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.predictor.predict_pair(latents, t, conditions)
+/// Refuses a text that is given again and differs from the one kept.
+pub(crate) fn check_same(flag: &str, given: Option<&str>, kept: &str) -> Result<(), Failure> {
+    match given {
+        Some(given) if given != kept => Err(Failure::usage(format!(
+            "{flag} {given:?} does not fit the checkpoint, which was begun with {kept:?}: leave {flag} out, or begin anew"
+        ))),
+        _ => Ok(()),
     }
+}
+
+/// Refuses guidance that is given again and differs from the one kept.
+pub(crate) fn check_same_guidance(args: &GuidanceArgs, kept: GuidanceSettings) -> Result<(), Failure> {
+    let text = |interval: [usize; 2]| format!("{}:{}", interval[0], interval[1]);
+    check_same("--guidance", args.guidance.map(|g| g.to_string()).as_deref(), &kept.scale.to_string())?;
+    let interval = kept.interval.map_or("none".to_owned(), text);
+    check_same("--guidance-interval", args.guidance_interval.map(text).as_deref(), &interval)
 }

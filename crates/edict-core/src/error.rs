@@ -173,6 +173,9 @@ pub enum StateError {
         /// The sampler's.
         sampler: Grid,
     },
+    /// The state is that of another sampler.
+    #[error("the state is one of another sampler")]
+    OtherSampler,
     /// Registers of a lattice state differ in shape or have left their range.
     #[error("the lattice registers must have one shape and stay below 2^62 in magnitude")]
     Registers,
@@ -230,6 +233,9 @@ pub enum StepError<E: Error + 'static> {
         /// The value that does not fit.
         value: f64,
     },
+    /// The state cannot make a step.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The prediction has another shape than the latents.
     #[error("prediction at step {step} should have the latents' shape {expected:?}, found {found:?}")]
     PredictionShape {

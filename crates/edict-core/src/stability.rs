@@ -1,7 +1,7 @@
 //! What a run will lose to rounding, before it is made.
 
 use crate::two_step::{TwoStep, is_wide};
-use crate::{Edict, Step, Trajectory};
+use crate::{Edict, MixingWeight, Step, Trajectory};
 
 /// How a sampler treats rounding errors on a run.
 ///
@@ -23,7 +23,7 @@ impl Stability {
     /// The law of EDICT: `2 n log2(1/p)` bits of the pair's difference in `n` steps.
     pub fn edict(edict: &Edict, run: &Trajectory) -> Self {
         let (steps, p) = (run.len(), edict.mixing_weight().resolve(run));
-        Self { lost_bits: -2.0 * steps as f64 * p.log2(), steps }
+        Self { lost_bits: 2.0 * steps as f64 * p.recip().log2(), steps }
     }
 
     /// The law of the two-step samplers: inversion multiplies the older latent by `1/rho alpha_{j-1}/alpha_{j+1}` at each step: by
@@ -31,7 +31,8 @@ impl Stability {
     pub fn two_step(two_step: &TwoStep, run: &Trajectory) -> Self {
         let wide: Vec<&Step> = run.run().iter().filter(|step| is_wide(step)).collect();
         let shares = wide.windows(2).map(|pair| two_step.coefficients(pair[0], pair[1])[0]);
-        Self { lost_bits: -shares.map(f64::log2).sum::<f64>(), steps: run.len() }
+        // Not less than 0: what shrinks on the way loses nothing.
+        Self { lost_bits: shares.map(|share| share.recip().log2()).sum::<f64>().max(0.0), steps: run.len() }
     }
 
     /// Returns how many bits rounding errors lose: the base-2 logarithm of their growth from noise to image and back.
@@ -50,5 +51,22 @@ impl Stability {
     /// Returns the smallest mixing weight with which EDICT loses at most `bits` bits on a run.
     pub fn holding_weight(run: &Trajectory, bits: f64) -> f64 {
         if run.is_empty() { 1.0 } else { (-bits / (2.0 * run.len() as f64)).exp2() }
+    }
+
+    /// Returns a mixing weight that keeps EDICT on its lattice in a run whose inversion left it at step `step` with a value of
+    /// size `value` ([`StepError::Range`](crate::StepError::Range)): above `edict`'s, rounded up to four digits.
+    ///
+    /// Inversion blows a difference up by `p^-2` a step. What `value` was before that, blown up by the weight returned over the whole run,
+    /// stays sixteen times below 2^14, from which on latents can leave the lattice.
+    /// It is at least [`MixingWeight::Auto`](crate::MixingWeight::Auto), and at most 1.
+    pub fn weight_that_holds(edict: &Edict, run: &Trajectory, step: usize, value: f64) -> f64 {
+        const SIZE: f64 = 1024.0;
+        let (steps, p) = (run.run().len().max(1) as f64, edict.mixing_weight().resolve(run));
+        let undone = steps - step as f64;
+        let source = value.abs().log2() + 2.0 * undone * p.log2();
+        let weight = ((source - SIZE.log2()) / (2.0 * steps)).exp2();
+        let rounded = (weight.max(MixingWeight::Auto.resolve(run)) * 1e4).ceil() / 1e4;
+        // NaN, which no finite value leads to, becomes 1.
+        rounded.min(1.0)
     }
 }

@@ -1,9 +1,8 @@
 //! An image's noise, with everything needed to come back from it.
 
-use edict_core::{
-    ConfigError, CoupledPair, Edict, GuidanceScale, Latents, MixingWeight, NoiseSchedule, Trajectory,
-    UpdateOrder,
-};
+use edict_core::{ConfigError, GuidanceScale, Latents, NoiseSchedule, StateError, Trajectory};
+
+use crate::{AnySampler, AnyState};
 
 /// How strongly predictions are guided, and at which timesteps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,18 +39,42 @@ pub struct Origin {
     pub dtype: String,
     /// Number of threads.
     pub threads: usize,
+    /// The processor's widest vectors, [`instruction_set`].
+    pub instruction_set: String,
 }
 
-/// The noise EDICT found for an image, and the run it was found by.
+/// Names the widest vector instructions of this processor that kernels may choose: `avx512`, `avx2`, `neon`, ...
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            "avx512"
+        } else if is_x86_feature_detected!("avx2") {
+            "avx2"
+        } else if is_x86_feature_detected!("avx") {
+            "avx"
+        } else {
+            "sse2"
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        if cfg!(target_arch = "aarch64") { "neon" } else { std::env::consts::ARCH }
+    }
+}
+
+/// The noise found for an image, and the run it was found by.
 ///
-/// Generating from [`Self::pair`] along [`Self::trajectory`] under the same prompt gives [`Self::image_latent`] back; under
+/// Generating from [`Self::noise`] along [`Self::trajectory`] under the same prompt gives [`Self::image_latent`] back; under
 /// another prompt it gives an edit. All numbers of the run are kept, so that generation need not compute them anew: a last bit
 /// of difference in the mixing weight alone would cost exactness.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inversion {
-    /// The noise pair, each `[batch, channels, h, w]`.
-    pub pair: CoupledPair,
-    /// The image's scaled latents that inversion started from.
+    /// The sampler; EDICT with a fixed mixing weight.
+    pub sampler: AnySampler,
+    /// The sampler's state at the noisy end of the run.
+    pub noise: AnyState,
+    /// The image's scaled latents `[batch, channels, h, w]` that inversion started from, on the lattice if the sampler is exact.
     pub image_latent: Latents,
     /// The steps.
     pub trajectory: Trajectory,
@@ -59,10 +82,6 @@ pub struct Inversion {
     pub strength: f64,
     /// The schedule of training, which v-predictions are converted by.
     pub schedule: NoiseSchedule,
-    /// The mixing weight `p`, in `(0, 1]`.
-    pub mixing_weight: f64,
-    /// The update order.
-    pub order: UpdateOrder,
     /// Guidance of the inversion.
     pub guidance: GuidanceSettings,
     /// The prompt that describes the image.
@@ -71,14 +90,17 @@ pub struct Inversion {
     pub negative: String,
     /// What it was made with.
     pub origin: Origin,
+    /// [`prediction_hash`](edict_core::prediction_hash) of every guided prediction, in the order inversion made them. Generation
+    /// under the same prompt makes them in reverse.
+    pub predictions: Vec<u64>,
 }
 
 impl Inversion {
-    /// Returns the sampler that comes back, with the kept mixing weight.
+    /// Returns the noise as latents, each `[batch, channels, h, w]`: see [`AnySampler::latents`].
     ///
     /// # Errors
-    /// [`ConfigError::MixingWeight`] if the weight is outside `(0, 1]`.
-    pub fn sampler(&self) -> Result<Edict, ConfigError> {
-        Edict::new(MixingWeight::Fixed(self.mixing_weight), self.order)
+    /// [`StateError`] if the state is not one of the sampler and run.
+    pub fn latents(&self) -> Result<edict_core::CoupledPair, StateError> {
+        self.sampler.latents(&self.noise, &self.trajectory)
     }
 }

@@ -1,24 +1,26 @@
 //! Inversions on disk: a safetensors file, readable from any language.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use edict_core::{
-    ConfigError, CoupledPair, Latents, NoiseSchedule, Sampler, StateError, Timestep, Trajectory, UpdateOrder,
+    ConfigError, CoupledPair, Ddim, Edict, Grid, LatticeEdict, LatticeTwoStep, MixingWeight, NoiseSchedule,
+    Sampler, StateError, Timestep, Trajectory, TwoStep, TwoStepRule, UpdateOrder,
 };
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::SafeTensorError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limited::read_limited;
-use crate::{GuidanceSettings, Inversion, Origin};
+use crate::state_tensors::{StateNote, read_state, write_state};
+use crate::tensor_file::{TensorReader, TensorWriter};
+use crate::{AnySampler, GuidanceSettings, Inversion, Origin};
 
 /// The version of the format this crate writes, and the newest it reads.
 pub const INVERSION_FORMAT: u32 = 1;
 
-/// Larger files are not inversions: latents of a 16384x16384 picture are 128 MiB, and a file holds three.
-const MAX_BYTES: u64 = 512 << 20;
+/// Larger files are not inversions: latents of an 8192x8192 picture are 32 MiB, and a file holds five and a byte for each element
+/// and carry plane.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Why an inversion file could not be read or does not fit.
 #[derive(Debug, Error)]
@@ -46,6 +48,21 @@ pub enum InversionFileError {
     /// The file holds something else.
     #[error("not an inversion: its metadata has no `edict` entry; make one with `edict invert`")]
     NotAnInversion,
+    /// The file is that of a run that was interrupted.
+    #[error("this is the checkpoint of an interrupted run and no inversion; go on with `--resume`")]
+    Checkpoint,
+    /// The file is no checkpoint.
+    #[error("not a checkpoint: its metadata has no `edict_checkpoint` entry")]
+    NotACheckpoint,
+    /// The latents of an exact state are not those of its registers.
+    #[error(
+        "`{name}` is not what the registers beside it stand for; exact inversions cannot be changed by hand: invert with \
+         `--float` for that"
+    )]
+    OtherLatents {
+        /// The tensor.
+        name: String,
+    },
     /// The metadata are damaged.
     #[error("metadata `edict` are damaged: {0}")]
     Metadata(#[from] serde_json::Error),
@@ -71,14 +88,14 @@ pub enum InversionFileError {
     #[error("tensor `{name}` is missing")]
     MissingTensor {
         /// The tensor.
-        name: &'static str,
+        name: String,
     },
     /// A tensor has another element type or shape than the format says.
-    #[error("tensor `{name}` should be F64 {expected}, found {dtype} {shape:?}")]
+    #[error("tensor `{name}` should be {expected}, found {dtype} {shape:?}")]
     Tensor {
         /// The tensor.
-        name: &'static str,
-        /// Shape wanted.
+        name: String,
+        /// Element type and shape wanted.
         expected: String,
         /// Element type found.
         dtype: String,
@@ -89,7 +106,7 @@ pub enum InversionFileError {
     #[error("tensor `{name}` holds {value}, which is not a training timestep")]
     NotATimestep {
         /// The tensor.
-        name: &'static str,
+        name: String,
         /// The value found.
         value: f64,
     },
@@ -117,8 +134,14 @@ struct Metadata {
     format: u32,
     sampler: String,
     mode: String,
-    order: String,
+    /// EDICT's update order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order: Option<String>,
+    /// How an exact sampler's lattice is laid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lattice: Option<LatticeNote>,
     steps: usize,
+    state: StateNote,
     prompt: String,
     negative: String,
     model: String,
@@ -126,70 +149,106 @@ struct Metadata {
     device: String,
     dtype: String,
     threads: usize,
+    #[serde(default)]
+    instruction_set: String,
     /// Version of the program that wrote the file; for people, not read.
     #[serde(default)]
     written_by: String,
 }
 
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct LatticeNote {
+    unit_bits: u32,
+    spill_bits: u32,
+}
+
 const LEAPFROG: &str = "leapfrog";
 const FIXED: &str = "fixed";
+
+impl AnySampler {
+    /// Returns the sampler's name on the command line and in files: `edict`, `belm`, `bdia` or `ddim`.
+    pub fn name(&self) -> &'static str {
+        match (self, self.two_step().map(|sampler| sampler.rule())) {
+            (_, Some(TwoStepRule::Belm)) => "belm",
+            (_, Some(TwoStepRule::Bdia { .. })) => "bdia",
+            (Self::Ddim(_), _) => "ddim",
+            _ => "edict",
+        }
+    }
+
+    pub(crate) fn grid(&self) -> Option<Grid> {
+        match self {
+            Self::LatticeEdict(sampler) => Some(sampler.grid()),
+            Self::LatticeTwoStep(sampler) => Some(sampler.grid()),
+            _ => None,
+        }
+    }
+}
 
 impl Inversion {
     /// Returns the bytes of an inversion file.
     ///
     /// # Errors
-    /// [`InversionFileError::Metadata`] or [`InversionFileError::Safetensors`] if they cannot be laid out, which no value of
-    /// the fields leads to.
+    /// [`InversionFileError::State`] if the noise is not a state of the sampler at the noisy end of the run.
     pub fn to_bytes(&self) -> Result<Vec<u8>, InversionFileError> {
-        let metadata = Metadata {
-            format: INVERSION_FORMAT,
-            sampler: "edict".to_owned(),
-            mode: "float".to_owned(),
-            order: if self.order == UpdateOrder::Fixed { FIXED } else { LEAPFROG }.to_owned(),
-            steps: self.trajectory.schedule_steps(),
-            prompt: self.prompt.clone(),
-            negative: self.negative.clone(),
-            model: self.origin.model.clone(),
-            backend: self.origin.backend.clone(),
-            device: self.origin.device.clone(),
-            dtype: self.origin.dtype.clone(),
-            threads: self.origin.threads,
-            written_by: concat!("edict ", env!("CARGO_PKG_VERSION")).to_owned(),
-        };
-        let timesteps: Vec<_> = self.trajectory.run().iter().map(|s| s.timestep().get() as f64).collect();
-        let vector = |values: &[f64]| (vec![values.len()], bytes(values.iter()));
-        let array = |values: &Latents| (values.shape().to_vec(), bytes(values.iter()));
-        let mut tensors = vec![
-            ("x", array(&self.pair.x)),
-            ("y", array(&self.pair.y)),
-            ("image_latent", array(&self.image_latent)),
-            ("run.alpha_bar", vector(&self.trajectory.alpha_bars())),
-            ("run.timestep", vector(&timesteps)),
-            ("run.strength", vector(&[self.strength])),
-            ("run.mixing_weight", vector(&[self.mixing_weight])),
-            ("run.guidance", vector(&[self.guidance.scale])),
-            ("run.training_alpha_bar", vector(self.schedule.alpha_bars())),
-        ];
-        if let Some(interval) = self.guidance.interval {
-            tensors.push(("run.guidance_interval", vector(&interval.map(|t| t as f64))));
+        let mut file = TensorWriter::default();
+        self.write(0, &mut file)?;
+        file.into_bytes()
+    }
+
+    /// Adds the inversion, whose state stands at `level`, to a file.
+    pub(crate) fn write(&self, level: usize, file: &mut TensorWriter) -> Result<(), InversionFileError> {
+        let Self { sampler, noise, trajectory, origin, .. } = self;
+        let state = write_state(file, "", sampler, noise, trajectory, level)?;
+        let timesteps: Vec<_> = trajectory.run().iter().map(|s| s.timestep().get() as f64).collect();
+        file.latents("image_latent", &self.image_latent);
+        file.vector("run.alpha_bar", &trajectory.alpha_bars());
+        file.vector("run.timestep", &timesteps);
+        file.vector("run.strength", &[self.strength]);
+        if let Some(edict) = sampler.edict() {
+            file.vector("run.mixing_weight", &[edict.mixing_weight().resolve(trajectory)]);
         }
-        let views = (tensors.iter())
-            .map(|(name, (shape, data))| Ok((*name, TensorView::new(Dtype::F64, shape.clone(), data)?)))
-            .collect::<Result<Vec<_>, SafeTensorError>>()?;
-        let metadata = HashMap::from([("edict".to_owned(), serde_json::to_string(&metadata)?)]);
-        Ok(safetensors::serialize(views, Some(metadata))?)
+        if let Some(TwoStepRule::Bdia { gamma }) = sampler.two_step().map(|sampler| sampler.rule()) {
+            file.vector("run.gamma", &[gamma]);
+        }
+        file.vector("run.guidance", &[self.guidance.scale]);
+        if let Some(interval) = self.guidance.interval {
+            file.vector("run.guidance_interval", &interval.map(|t| t as f64));
+        }
+        file.vector("run.training_alpha_bar", self.schedule.alpha_bars());
+        file.hashes("predictions", &self.predictions);
+        let order = |order| if order == UpdateOrder::Fixed { FIXED } else { LEAPFROG }.to_owned();
+        file.metadata(
+            "edict",
+            &Metadata {
+                format: INVERSION_FORMAT,
+                sampler: sampler.name().to_owned(),
+                mode: if sampler.is_exact() { "exact" } else { "float" }.to_owned(),
+                order: sampler.edict().map(|edict| order(edict.order())),
+                lattice: (sampler.grid())
+                    .map(|grid| LatticeNote { unit_bits: grid.unit_bits(), spill_bits: grid.spill_bits() }),
+                steps: trajectory.schedule_steps(),
+                state,
+                prompt: self.prompt.clone(),
+                negative: self.negative.clone(),
+                model: origin.model.clone(),
+                backend: origin.backend.clone(),
+                device: origin.device.clone(),
+                dtype: origin.dtype.clone(),
+                threads: origin.threads,
+                instruction_set: origin.instruction_set.clone(),
+                written_by: concat!("edict ", env!("CARGO_PKG_VERSION")).to_owned(),
+            },
+        )
     }
 
     /// Reads an inversion file.
     ///
     /// # Errors
-    /// [`InversionFileError::Io`] if it cannot be read or is longer than 512 MiB, [`InversionFileError::File`] with what is
+    /// [`InversionFileError::Io`] if it cannot be read or is longer than 1 GiB, [`InversionFileError::File`] with what is
     /// wrong with its contents.
     pub fn read(path: &Path) -> Result<Self, InversionFileError> {
-        let bytes = read_limited(path, MAX_BYTES)
-            .map_err(|source| InversionFileError::Io { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes)
-            .map_err(|source| InversionFileError::File { path: path.to_owned(), source: Box::new(source) })
+        read_file(path, Self::from_bytes)
     }
 
     /// Reads the bytes of an inversion file. Tensors it does not know are ignored.
@@ -197,49 +256,52 @@ impl Inversion {
     /// # Errors
     /// [`InversionFileError`] says what is wrong; nothing beyond the length of `bytes` is allocated on their word.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InversionFileError> {
-        let (_, header) = SafeTensors::read_metadata(bytes)?;
-        let entry = header.metadata().as_ref().and_then(|metadata| metadata.get("edict"));
-        let entry = entry.ok_or(InversionFileError::NotAnInversion)?;
+        let file = TensorReader::new(bytes)?;
+        if file.has_metadata(crate::checkpoint::METADATA) {
+            return Err(InversionFileError::Checkpoint);
+        }
+        match Self::from_file(&file)? {
+            (inversion, 0) => Ok(inversion),
+            (inversion, level) => {
+                Err(StateError::Level { level, levels: inversion.trajectory.run().len() + 1 }.into())
+            }
+        }
+    }
+
+    /// Reads an inversion and the level its state stands at.
+    pub(crate) fn from_file(file: &TensorReader<'_>) -> Result<(Self, usize), InversionFileError> {
         // The version first: the rest of a newer file may look different.
-        let version: Version = serde_json::from_str(entry)?;
+        let version: Option<Version> = file.metadata("edict")?;
+        let version = version.ok_or(InversionFileError::NotAnInversion)?;
         if version.format > INVERSION_FORMAT {
             return Err(InversionFileError::NewerFormat { found: version.format });
         }
-        let metadata: Metadata = serde_json::from_str(entry)?;
-        known("sampler", &metadata.sampler, &["edict"], "edict")?;
-        known("mode", &metadata.mode, &["float"], "float")?;
-        known("order", &metadata.order, &[LEAPFROG, FIXED], "leapfrog and fixed")?;
-
-        let tensors = Tensors(SafeTensors::deserialize(bytes)?);
-        let image_latent = tensors.latents("image_latent")?;
-        let pair = CoupledPair { x: tensors.latents("x")?, y: tensors.latents("y")? };
-        for (name, latents) in [("x", &pair.x), ("y", &pair.y)] {
-            if latents.shape() != image_latent.shape() {
-                let expected = format!("{:?} (that of `image_latent`)", image_latent.shape());
-                let (dtype, shape) = ("F64".to_owned(), latents.shape().to_vec());
-                return Err(InversionFileError::Tensor { name, expected, dtype, shape });
-            }
-        }
-        let timesteps = (tensors.vector("run.timestep", None)?.into_iter())
+        let metadata: Metadata = file.metadata("edict")?.ok_or(InversionFileError::NotAnInversion)?;
+        let sampler = read_sampler(file, &metadata)?;
+        let image_latent = file.latents("image_latent")?;
+        let timesteps = (file.vector("run.timestep", None)?.into_iter())
             .map(|t| Ok(Timestep::new(timestep("run.timestep", t)?)))
             .collect::<Result<Vec<_>, InversionFileError>>()?;
-        let interval = match tensors.vector("run.guidance_interval", Some(2)) {
-            Ok(interval) => Some([
+        let interval = if file.has("run.guidance_interval") {
+            let interval = file.vector("run.guidance_interval", Some(2))?;
+            Some([
                 timestep("run.guidance_interval", interval[0])?,
                 timestep("run.guidance_interval", interval[1])?,
-            ]),
-            Err(InversionFileError::MissingTensor { .. }) => None,
-            Err(other) => return Err(other),
+            ])
+        } else {
+            None
         };
-        let levels = tensors.vector("run.alpha_bar", None)?;
+        let levels = file.vector("run.alpha_bar", None)?;
+        let trajectory = Trajectory::from_levels(&timesteps, &levels, metadata.steps)?;
+        let noise = read_state(file, "", &sampler, &trajectory, metadata.state, image_latent.shape())?;
         let inversion = Self {
-            trajectory: Trajectory::from_levels(&timesteps, &levels, metadata.steps)?,
-            schedule: NoiseSchedule::from_alpha_bars(tensors.vector("run.training_alpha_bar", None)?)?
+            sampler,
+            noise,
+            schedule: NoiseSchedule::from_alpha_bars(file.vector("run.training_alpha_bar", None)?)?
                 .with_final_alpha_bar(levels[levels.len() - 1])?,
-            strength: tensors.number("run.strength")?,
-            mixing_weight: tensors.number("run.mixing_weight")?,
-            guidance: GuidanceSettings { scale: tensors.number("run.guidance")?, interval },
-            order: if metadata.order == FIXED { UpdateOrder::Fixed } else { UpdateOrder::Leapfrog },
+            trajectory,
+            strength: file.number("run.strength")?,
+            guidance: GuidanceSettings { scale: file.number("run.guidance")?, interval },
             prompt: metadata.prompt,
             negative: metadata.negative,
             origin: Origin {
@@ -248,12 +310,12 @@ impl Inversion {
                 device: metadata.device,
                 dtype: metadata.dtype,
                 threads: metadata.threads,
+                instruction_set: metadata.instruction_set,
             },
-            pair,
+            predictions: file.hashes("predictions")?,
             image_latent,
         };
         inversion.guidance.scale()?;
-        inversion.sampler()?.check(&inversion.pair, &inversion.trajectory, 0)?;
         if !(0.0..=1.0).contains(&inversion.strength) {
             return Err(ConfigError::Strength(inversion.strength).into());
         }
@@ -263,7 +325,9 @@ impl Inversion {
             let (timestep, last) = (last.get(), inversion.schedule.timesteps() - 1);
             return Err(ConfigError::TimestepOutsideTraining { timestep, last }.into());
         }
-        Ok(inversion)
+        let level = metadata.state.level;
+        inversion.sampler.check(&inversion.noise, &inversion.trajectory, level)?;
+        Ok((inversion, level))
     }
 
     /// Checks that the inversion was made with a model.
@@ -281,17 +345,59 @@ impl Inversion {
     }
 }
 
+/// Reads a file, and names it in what is wrong with it.
+pub(crate) fn read_file<T>(
+    path: &Path,
+    from_bytes: impl Fn(&[u8]) -> Result<T, InversionFileError>,
+) -> Result<T, InversionFileError> {
+    let bytes = read_limited(path, MAX_BYTES)
+        .map_err(|source| InversionFileError::Io { path: path.to_owned(), source })?;
+    from_bytes(&bytes)
+        .map_err(|source| InversionFileError::File { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn read_sampler(file: &TensorReader<'_>, metadata: &Metadata) -> Result<AnySampler, InversionFileError> {
+    known("sampler", &metadata.sampler, &["edict", "belm", "bdia", "ddim"], "edict, belm, bdia and ddim")?;
+    known("mode", &metadata.mode, &["exact", "float"], "exact and float")?;
+    let grid = match (metadata.mode.as_str(), metadata.lattice) {
+        ("exact", Some(note)) => Some(Grid::new(note.unit_bits, note.spill_bits)?),
+        ("exact", None) => Some(Grid::default()),
+        _ => None,
+    };
+    let two_step = |rule| {
+        let sampler = TwoStep::new(rule)?;
+        Ok(match grid {
+            Some(grid) => AnySampler::LatticeTwoStep(LatticeTwoStep::new(sampler).with_grid(grid)),
+            None => AnySampler::TwoStep(sampler),
+        })
+    };
+    match metadata.sampler.as_str() {
+        "belm" => two_step(TwoStepRule::Belm),
+        "bdia" => two_step(TwoStepRule::Bdia { gamma: file.number("run.gamma")? }),
+        "ddim" if grid.is_none() => Ok(AnySampler::Ddim(Ddim)),
+        "ddim" => Err(unknown("mode", "exact", "float for ddim")),
+        _ => {
+            let order = metadata.order.as_deref().unwrap_or(LEAPFROG);
+            known("order", order, &[LEAPFROG, FIXED], "leapfrog and fixed")?;
+            let order = if order == FIXED { UpdateOrder::Fixed } else { UpdateOrder::Leapfrog };
+            let weight = MixingWeight::Fixed(file.number("run.mixing_weight")?);
+            Ok(match grid {
+                Some(grid) => AnySampler::LatticeEdict(LatticeEdict::new(weight, order)?.with_grid(grid)),
+                None => AnySampler::Edict(Edict::new(weight, order)?),
+            })
+        }
+    }
+}
+
 /// Returns the bytes of a safetensors file with a pair of latents, tensors `x` and `y`.
 ///
 /// # Errors
 /// [`InversionFileError::Safetensors`] if they cannot be laid out.
 pub fn latents_to_bytes(pair: &CoupledPair) -> Result<Vec<u8>, InversionFileError> {
-    let data = [&pair.x, &pair.y].map(|latents| bytes(latents.iter()));
-    let views = [
-        ("x", TensorView::new(Dtype::F64, pair.x.shape().to_vec(), &data[0])?),
-        ("y", TensorView::new(Dtype::F64, pair.y.shape().to_vec(), &data[1])?),
-    ];
-    Ok(safetensors::serialize(views, None)?)
+    let mut file = TensorWriter::default();
+    file.latents("x", &pair.x);
+    file.latents("y", &pair.y);
+    file.into_bytes()
 }
 
 /// The part of the metadata that every version has.
@@ -300,72 +406,25 @@ struct Version {
     format: u32,
 }
 
-fn bytes<'a>(values: impl Iterator<Item = &'a f64>) -> Vec<u8> {
-    values.flat_map(|value| value.to_le_bytes()).collect()
-}
-
 fn known(
     key: &'static str,
     value: &str,
     all: &[&str],
     known: &'static str,
 ) -> Result<(), InversionFileError> {
-    if all.contains(&value) {
-        return Ok(());
-    }
-    Err(InversionFileError::UnknownSetting { key, value: value.to_owned(), known })
+    if all.contains(&value) { Ok(()) } else { Err(unknown(key, value, known)) }
 }
 
-fn timestep(name: &'static str, value: f64) -> Result<usize, InversionFileError> {
+fn unknown(key: &'static str, value: &str, known: &'static str) -> InversionFileError {
+    InversionFileError::UnknownSetting { key, value: value.to_owned(), known }
+}
+
+pub(crate) fn timestep(name: &str, value: f64) -> Result<usize, InversionFileError> {
     // Beyond any training schedule; far below where f64 skips whole numbers.
     const LIMIT: f64 = 4_294_967_296.0;
     if value.fract() == 0.0 && (0.0..LIMIT).contains(&value) {
         Ok(value as usize)
     } else {
-        Err(InversionFileError::NotATimestep { name, value })
-    }
-}
-
-/// The tensors of a file, read by name.
-struct Tensors<'a>(SafeTensors<'a>);
-
-impl Tensors<'_> {
-    fn get(
-        &self,
-        name: &'static str,
-        fits: impl Fn(&[usize]) -> bool,
-        expected: impl Fn() -> String,
-    ) -> Result<(Vec<usize>, Vec<f64>), InversionFileError> {
-        let Ok(view) = self.0.tensor(name) else {
-            return Err(InversionFileError::MissingTensor { name });
-        };
-        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-        if dtype != Dtype::F64 || !fits(&shape) {
-            let dtype = format!("{dtype:?}");
-            return Err(InversionFileError::Tensor { name, expected: expected(), dtype, shape });
-        }
-        let (values, _) = view.data().as_chunks::<8>();
-        Ok((shape, values.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()))
-    }
-
-    fn latents(&self, name: &'static str) -> Result<Latents, InversionFileError> {
-        let expected = || "[batch, channels, h, w]".to_owned();
-        let (shape, values) = self.get(name, |shape| shape.len() == 4, expected)?;
-        let found = shape.clone();
-        Latents::from_shape_vec(shape, values).map_err(|_| InversionFileError::Tensor {
-            name,
-            expected: expected(),
-            dtype: "F64".to_owned(),
-            shape: found,
-        })
-    }
-
-    fn vector(&self, name: &'static str, length: Option<usize>) -> Result<Vec<f64>, InversionFileError> {
-        let fits = |shape: &[usize]| shape.len() == 1 && length.is_none_or(|length| shape[0] == length);
-        Ok(self.get(name, fits, || length.map_or("[n]".to_owned(), |length| format!("[{length}]")))?.1)
-    }
-
-    fn number(&self, name: &'static str) -> Result<f64, InversionFileError> {
-        Ok(self.vector(name, Some(1))?[0])
+        Err(InversionFileError::NotATimestep { name: name.to_owned(), value })
     }
 }

@@ -4,9 +4,11 @@
 // A panic on input is a bug: errors are typed.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod any_sampler;
 mod atomic_file;
 mod attention;
 mod backend;
+mod checkpoint;
 mod config;
 mod error;
 mod folder;
@@ -22,15 +24,19 @@ mod parameters;
 mod published_sizes;
 mod resample;
 mod resnet;
+mod state_tensors;
+mod tensor_file;
 mod text_encoder;
 mod tokenizer;
 mod unet;
 mod vae;
 mod weights;
 
+pub use any_sampler::{AnySampler, AnyState};
 pub use atomic_file::{OutputError, check_writable, write_atomically};
 pub use attention::{AttentionCall, AttentionKind, AttentionObserver, AttentionSite};
 pub use backend::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
+pub use checkpoint::{Checkpoint, Generation};
 pub use config::{
     BetaSchedule, ConfigKey, HiddenActivation, KeyRole, ModelIndex, PredictionType, SCHEDULER_KEYS,
     SchedulerConfig, TEXT_ENCODER_KEYS, TextEncoderConfig, UNET_KEYS, UNetConfig, UNetLevel, VAE_KEYS,
@@ -39,7 +45,7 @@ pub use config::{
 pub use error::{LoadError, ModelError};
 pub use folder::{EmbeddedFiles, ModelFolder};
 pub use image::{ImageError, ImageSize, MAX_SIDE, ParseSizeError, Picture, to_rgb8, write_png};
-pub use inversion::{GuidanceSettings, Inversion, Origin};
+pub use inversion::{GuidanceSettings, Inversion, Origin, instruction_set};
 pub use inversion_file::{INVERSION_FORMAT, InversionFileError, latents_to_bytes};
 pub use metrics::{
     BitIdentical, MetricError, Moments, bit_identical, bit_identical_pair, latent_max_abs_error, latent_mse,

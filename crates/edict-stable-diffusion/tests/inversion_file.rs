@@ -1,7 +1,12 @@
 //! Inversion files: every bit comes back, and nothing else is accepted.
 
-use edict_core::{CoupledPair, Latents, NoiseSchedule, Trajectory, UpdateOrder};
-use edict_stable_diffusion::{GuidanceSettings, Inversion, InversionFileError, Origin};
+use edict_core::{
+    CoupledPair, Ddim, Edict, FnPredictor, Grid, Latents, LatticeEdict, LatticeTwoStep, MixingWeight,
+    NoiseSchedule, Sampler, Timestep, Trajectory, TwoStep, TwoStepRule, UpdateOrder,
+};
+use edict_stable_diffusion::{
+    AnySampler, AnyState, Checkpoint, Generation, GuidanceSettings, Inversion, InversionFileError, Origin,
+};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -23,13 +28,14 @@ fn inversion(strength: f64, alpha_one: bool, order: UpdateOrder, interval: Optio
         schedule = schedule.with_final_alpha_bar(1.0).unwrap();
     }
     Inversion {
-        pair: CoupledPair { x: latents(2, 1), y: latents(2, 2) },
+        noise: AnyState::Pair(CoupledPair { x: latents(2, 1), y: latents(2, 2) }),
+        sampler: AnySampler::Edict(
+            Edict::new(MixingWeight::Fixed(0.93f64.powf(50.0 / 31.0)), order).unwrap(),
+        ),
         image_latent: latents(2, 3),
         trajectory: Trajectory::builder(31).offset(1).strength(strength).build(&schedule).unwrap(),
         strength,
         schedule,
-        mixing_weight: 0.93f64.powf(50.0 / 31.0),
-        order,
         guidance: GuidanceSettings { scale: 0.1 + 0.2, interval },
         prompt: "a \"cat\"\nüber 猫".to_owned(),
         negative: String::new(),
@@ -39,8 +45,47 @@ fn inversion(strength: f64, alpha_one: bool, order: UpdateOrder, interval: Optio
             device: "cpu".to_owned(),
             dtype: "f16".to_owned(),
             threads: 2,
+            instruction_set: "avx2".to_owned(),
         },
+        predictions: vec![0, 1, u64::MAX],
     }
+}
+
+/// An inversion by each sampler, exact and in floats, that was really run: with a carry, where the sampler has one.
+fn inversions() -> Vec<Inversion> {
+    let base = inversion(0.5, false, UpdateOrder::Fixed, None);
+    let two_step = |rule| TwoStep::new(rule).unwrap();
+    let (belm, bdia) = (two_step(TwoStepRule::Belm), two_step(TwoStepRule::Bdia { gamma: 0.1 + 0.8 }));
+    let lattice = LatticeEdict::new(MixingWeight::Fixed(0.6), UpdateOrder::Fixed).unwrap();
+    let samplers = [
+        AnySampler::LatticeEdict(lattice),
+        AnySampler::LatticeEdict(lattice.with_grid(Grid::new(30, 3).unwrap())),
+        AnySampler::Edict(Edict::default()),
+        AnySampler::LatticeTwoStep(LatticeTwoStep::new(belm)),
+        AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia)),
+        AnySampler::TwoStep(belm),
+        AnySampler::TwoStep(bdia),
+        AnySampler::Ddim(Ddim),
+    ];
+    let model = FnPredictor::new(|z: ndarray::ArrayViewD<'_, f64>, _: Timestep, c: &f64| -> Latents {
+        z.mapv(|v| (v * 3.0).sin() * c)
+    });
+    let image = latents(2, 5).mapv(|v| if v.abs() > 10.0 { 0.5 } else { v });
+    let inverted = |sampler: AnySampler| {
+        let start = sampler.state_from_noise(&image, &base.trajectory).unwrap();
+        let end = sampler.generate(&start, &base.trajectory, &model, &0.9, &mut ()).unwrap();
+        let noise = sampler.invert(&end, &base.trajectory, &model, &0.7, &mut ()).unwrap();
+        let sampler = match sampler {
+            // A file keeps a number.
+            AnySampler::Edict(edict) => {
+                let p = MixingWeight::Fixed(edict.mixing_weight().resolve(&base.trajectory));
+                AnySampler::Edict(Edict::new(p, edict.order()).unwrap())
+            }
+            other => other,
+        };
+        Inversion { noise, sampler, ..base.clone() }
+    };
+    samplers.into_iter().map(inverted).collect()
 }
 
 fn bits(latents: &Latents) -> Vec<u64> {
@@ -57,8 +102,9 @@ fn every_bit_comes_back() {
                     let read = Inversion::from_bytes(&written.to_bytes().unwrap()).unwrap();
                     assert_eq!(read, written);
                     // Equality of floats does not see the sign of zero.
-                    assert_eq!(bits(&read.pair.x), bits(&written.pair.x));
-                    assert_eq!(bits(&read.pair.y), bits(&written.pair.y));
+                    let (read_pair, pair) = (read.latents().unwrap(), written.latents().unwrap());
+                    assert_eq!(bits(&read_pair.x), bits(&pair.x));
+                    assert_eq!(bits(&read_pair.y), bits(&pair.y));
                     assert_eq!(bits(&read.image_latent), bits(&written.image_latent));
                 }
             }
@@ -176,8 +222,13 @@ fn other_versions_and_settings_are_refused_by_name() {
         Inversion::from_bytes(&rewritten(|_| (), change)).unwrap_err().to_string()
     };
     assert!(with(|m| m["format"] = 2.into()).contains("inversion format 2 is newer than 1"));
-    assert!(with(|m| m["sampler"] = "belm".into()).contains("setting `sampler` is \"belm\""));
-    assert!(with(|m| m["mode"] = "exact".into()).contains("setting `mode` is \"exact\""));
+    assert!(with(|m| m["sampler"] = "plms".into()).contains("setting `sampler` is \"plms\""));
+    assert!(with(|m| m["mode"] = "loose".into()).contains("setting `mode` is \"loose\""));
+    // A file in floats is not exact because it says so.
+    assert!(with(|m| m["mode"] = "exact".into()).contains("tensor `state.v` is missing"));
+    assert!(with(|m| m["sampler"] = "bdia".into()).contains("tensor `run.gamma` is missing"));
+    assert!(with(|m| m["state"]["level"] = 1.into()).contains("stands at level 1"));
+    assert!(with(|m| m["state"]["level"] = u64::MAX.into()).contains("stands at level"));
     assert!(with(|m| m["order"] = "spiral".into()).contains("setting `order` is \"spiral\""));
     assert!(with(|m| m["prompt"] = 3.into()).contains("metadata `edict` are damaged"));
     let plain = safetensors::serialize(
@@ -201,8 +252,99 @@ fn a_file_that_never_ends_is_refused() {
     let endless = std::path::Path::new("/dev/zero");
     if endless.exists() {
         let error = Inversion::read(endless).unwrap_err().to_string();
-        assert!(error.starts_with("/dev/zero: longer than 512 MiB"), "{error}");
+        assert!(error.starts_with("/dev/zero: longer than 1024 MiB"), "{error}");
     }
+}
+
+#[test]
+fn every_sampler_comes_back_with_every_bit_of_its_state() {
+    for written in inversions() {
+        let bytes = written.to_bytes().unwrap();
+        assert_eq!(Inversion::from_bytes(&bytes).unwrap(), written);
+    }
+}
+
+#[test]
+fn latents_of_an_exact_file_cannot_be_changed_by_hand() {
+    let written = &inversions()[0];
+    let bytes = written.to_bytes().unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for name in ["x", "y"] {
+        let changed: Vec<_> = (file.tensors().into_iter())
+            .map(|(key, view)| {
+                let mut data = view.data().to_vec();
+                if key == name {
+                    data[8] ^= 1;
+                }
+                (key, view.dtype(), view.shape().to_vec(), data)
+            })
+            .collect();
+        let views = changed.iter().map(|(key, dtype, shape, data)| {
+            (key.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        let error =
+            Inversion::from_bytes(&safetensors::serialize(views, metadata.clone()).unwrap()).unwrap_err();
+        assert!(
+            matches!(&error, InversionFileError::OtherLatents { name: found } if found == name),
+            "{error}"
+        );
+    }
+}
+
+/// A checkpoint in the middle of each direction, of each sampler.
+fn checkpoints() -> Vec<Checkpoint> {
+    let model = FnPredictor::new(|z: ndarray::ArrayViewD<'_, f64>, _: Timestep, c: &f64| -> Latents {
+        z.mapv(|v| v * c)
+    });
+    let mut all = Vec::new();
+    for inversion in inversions() {
+        let (noisy, _) = inversion.trajectory.split_at(7).unwrap();
+        let state = inversion.sampler.generate(&inversion.noise, &noisy, &model, &0.1, &mut ()).unwrap();
+        let generation = |state| Generation {
+            prompts: vec!["a \"dog\"".to_owned(), "猫".to_owned()],
+            negative: "blurred".to_owned(),
+            guidance: GuidanceSettings { scale: 0.1 + 0.2, interval: Some([3, 700]) },
+            finished: 1,
+            state,
+        };
+        let command = "edit".to_owned();
+        let generating = Some(generation(Some((state.clone(), 7))));
+        all.push(Checkpoint {
+            command: command.clone(),
+            inversion: inversion.clone(),
+            level: 0,
+            generation: generating,
+        });
+        let inverting = Inversion { noise: state, ..inversion };
+        all.push(Checkpoint {
+            command: command.clone(),
+            inversion: inverting.clone(),
+            level: 7,
+            generation: None,
+        });
+        all.push(Checkpoint { command, inversion: inverting, level: 7, generation: Some(generation(None)) });
+    }
+    all
+}
+
+#[test]
+fn checkpoints_come_back_and_are_told_from_inversions() {
+    let mut carries = 0;
+    for written in checkpoints() {
+        let bytes = written.to_bytes().unwrap();
+        assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), written);
+        if let AnyState::LatticePair(pair) = &written.inversion.noise {
+            carries = carries.max(pair.registers().carry().len());
+        }
+        let error = Inversion::from_bytes(&bytes).unwrap_err();
+        assert!(error.to_string().contains("--resume"), "{error}");
+    }
+    // Or the test would not see that planes come back in order.
+    assert!(carries > 1, "{carries}");
+    let error = Checkpoint::from_bytes(&inversions()[0].to_bytes().unwrap()).unwrap_err();
+    assert!(matches!(error, InversionFileError::NotACheckpoint), "{error}");
 }
 
 proptest! {

@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use crate::args::InfoArgs;
 use crate::failure::Failure;
-use crate::session::{self, Report};
+use crate::report::Report;
+use crate::session;
 
 pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
     let folder = session::open_folder(&args.model)?;
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
 
     let mut settings = Map::new();
     settings.insert("model".to_owned(), args.model.to_string_lossy().into());
-    let mut report = Report::new("info", settings, &[], 0);
+    let mut report = Report::without_model("info", settings, &[]);
     report.answers = true;
     let text_out = &mut report.text;
     // Writing to a string cannot fail.

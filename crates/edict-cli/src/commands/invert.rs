@@ -1,58 +1,153 @@
 //! `edict invert`: from a picture to the noise that makes it.
 
+use std::fmt::Write;
+
 use edict_core::Sampler;
-use edict_stable_diffusion::Inversion;
+use edict_stable_diffusion::{
+    Backend, BitIdentical, Checkpoint, Generation, Inversion, Moments, bit_identical, bit_identical_pair,
+};
+use serde_json::json;
 
 use crate::args::InvertArgs;
 use crate::failure::Failure;
 use crate::progress::Reporter;
-use crate::session::{self, DEFAULT_GUIDANCE, Report, RunSettings};
+use crate::report::{Report, insert_guidance, insert_image_args, noise_json, noise_quality};
+use crate::run;
+use crate::session::{self, Session};
+use crate::settings::{
+    self, DEFAULT_GUIDANCE, RunSettings, check_kept, insert_run, report_stability, stability_json,
+};
 
 pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs([args.output.as_path()])?;
-    let settings = RunSettings::new(&args.run, 0.8);
-    let guidance = session::guidance(&args.guidance, DEFAULT_GUIDANCE);
-    let negative = args.guidance.negative.clone().unwrap_or_default();
-    let folder = session::open_folder(&args.model.model)?;
-    let trajectory = settings.trajectory(&folder)?;
-    settings.warn_of_lost_bits(&trajectory, reporter);
-    let image = session::read_image(&args.image, &folder, reporter)?;
-    let session = session::load(&args.model, &folder, None, reporter)?;
-
-    let condition = session.encode_prompts(&args.prompt, &negative)?;
-    let image_latent = session.encode_image(&image, &args.image)?;
-    let sampler = settings.sampler()?;
-    let mut progress = reporter.run("inverting", trajectory.len());
-    let pair = sampler
-        .invert(
-            &sampler.state_from_image(&image_latent, &trajectory)?,
-            &trajectory,
-            &session.predictor(guidance, folder.schedule())?,
-            &condition,
-            &mut progress,
-        )
-        .map_err(session::run_failure)?;
-    drop(progress);
-
-    let mixing_weight = settings.mixing_weight.resolve(&trajectory);
-    let inversion = Inversion {
-        pair,
-        image_latent,
-        trajectory,
-        strength: settings.strength,
-        schedule: session.model.schedule().clone(),
-        mixing_weight,
-        order: settings.order,
-        guidance,
-        prompt: args.prompt.clone(),
-        negative: negative.clone(),
-        origin: session.origin.clone(),
+    let mut job = match &args.resume {
+        Some(path) => Some(session::read_checkpoint(path, "invert")?),
+        None => None,
     };
+    let folder = session::open_folder(&args.model.model)?;
+    let factor = folder.vae_config().factor();
+    let (session, mut job) = match job.take() {
+        Some(job) => {
+            check_resumed(args, &job)?;
+            session::check_model(&job, &folder, args.resume.as_deref())?;
+            (session::load(&args.model, &folder, Some(&job.inversion.origin), reporter)?, job)
+        }
+        None => {
+            let settings = RunSettings::new(&args.run, 0.8, reporter);
+            let trajectory = settings.trajectory(&folder)?;
+            let sampler = settings.sampler(&trajectory)?;
+            if args.verify && !sampler.is_exact() {
+                return Err(Failure::usage(
+                    "--verify needs an exact sampler: leave out --float and --sampler ddim",
+                ));
+            }
+            report_stability(&sampler, &trajectory, reporter);
+            let image = session::read_image(&args.image, &folder, reporter)?;
+            let session = session::load(&args.model, &folder, None, reporter)?;
+            let latent = session.encode_image(&image, &args.image)?;
+            let noise = sampler.state_from_image(&latent, &trajectory)?;
+            let inversion = Inversion {
+                image_latent: sampler.image(&noise, &trajectory)?,
+                noise,
+                sampler,
+                strength: settings.strength,
+                schedule: session.model.schedule().clone(),
+                guidance: settings::guidance(&args.guidance, DEFAULT_GUIDANCE),
+                prompt: args.prompt.clone().unwrap_or_default(),
+                negative: args.guidance.negative.clone().unwrap_or_default(),
+                origin: session.origin.clone(),
+                predictions: Vec::new(),
+                trajectory,
+            };
+            let level = inversion.trajectory.run().len();
+            (session, Checkpoint { command: "invert".to_owned(), inversion, level, generation: None })
+        }
+    };
+    run::invert(&session, &mut job, &args.output)?;
+    let verified = if args.verify { Some(verify(&session, &mut job, args)?) } else { None };
+    let inversion = &job.inversion;
     session::write_bytes(&args.output, &inversion.to_bytes()?)?;
+    run::finish(args.resume.as_deref(), &args.output);
 
-    let mut json = session.settings(&args.model.model, &settings, mixing_weight);
-    session::insert_guidance(&mut json, "", guidance, &negative);
-    json.insert("prompt".to_owned(), args.prompt.as_str().into());
-    session::insert_image(&mut json, &args.image, &image);
-    Ok(Report::new("invert", json, &[&args.output], session.calls()))
+    let pair = inversion.latents()?;
+    let quality = noise_quality(&pair.x, &pair.y);
+    let Inversion { sampler, trajectory, .. } = inversion;
+    let mut json = session.settings(&args.model.model);
+    insert_run(&mut json, sampler, trajectory, inversion.strength);
+    insert_guidance(&mut json, "", inversion.guidance, &inversion.negative);
+    json.insert("prompt".to_owned(), inversion.prompt.as_str().into());
+    let [.., height, width] = *inversion.image_latent.shape() else {
+        return Err(Failure::running("the latents have no height and width"));
+    };
+    json.insert("size".to_owned(), vec![width * factor, height * factor].into());
+    insert_image_args(&mut json, &args.image);
+    let mut report = Report::new("invert", json, &[&args.output], &session);
+    report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));
+    report.json.insert("noise".to_owned(), noise_json(quality));
+    if let Some((gap, Moments { mean, std, kurtosis })) = quality {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            report.text,
+            "noise: mean {mean:.3}, standard deviation {std:.3}, kurtosis {kurtosis:.2}; the pair is {gap:.1e} apart"
+        );
+    }
+    if let Some(BitIdentical { equal, total }) = verified {
+        report.json.insert("verified".to_owned(), json!({"equal": equal, "total": total}));
+        let _ = writeln!(report.text, "verified: {equal} of {total} values came back bit for bit");
+    }
+    Ok(report)
+}
+
+fn check_resumed(args: &InvertArgs, job: &Checkpoint) -> Result<(), Failure> {
+    check_kept(&args.run, &job.inversion, "the checkpoint")?;
+    session::check_same("--prompt", args.prompt.as_deref(), &job.inversion.prompt)?;
+    session::check_same("--negative", args.guidance.negative.as_deref(), &job.inversion.negative)?;
+    session::check_same_guidance(&args.guidance, job.inversion.guidance)?;
+    if args.verify && !job.inversion.sampler.is_exact() {
+        return Err(Failure::usage("--verify needs an exact sampler, and the checkpoint's is none"));
+    }
+    Ok(())
+}
+
+/// Generates the picture again; an error unless every bit comes back.
+fn verify<B: Backend>(
+    session: &Session<'_, B>,
+    job: &mut Checkpoint,
+    args: &InvertArgs,
+) -> Result<BitIdentical, Failure> {
+    let Inversion { prompt, negative, guidance, .. } = &job.inversion;
+    let mut trial = Checkpoint {
+        generation: Some(Generation {
+            prompts: vec![prompt.clone()],
+            negative: negative.clone(),
+            guidance: *guidance,
+            finished: 0,
+            state: None,
+        }),
+        ..job.clone()
+    };
+    // An interrupted check is begun anew: the checkpoint is that of the finished inversion.
+    let (state, checked) = match run::generate(session, &mut trial, &args.output) {
+        Ok(generated) => generated,
+        Err(failure) => {
+            if crate::progress::is_interrupted() {
+                return Err(run::interrupt(job, &args.output));
+            }
+            return Err(failure);
+        }
+    };
+    let Inversion { sampler, trajectory, image_latent, .. } = &job.inversion;
+    let back = sampler.latents(&state, trajectory)?;
+    let identical = match sampler.edict() {
+        Some(_) => bit_identical_pair(back.x.view(), back.y.view(), image_latent.view())?,
+        None => bit_identical(back.x.view(), image_latent.view())?,
+    };
+    let BitIdentical { equal, total } = identical;
+    if equal != total || checked.is_some_and(|checked| checked.differs()) {
+        return Err(Failure::running(format!(
+            "verification failed, nothing was written: {equal} of {total} values came back bit for bit; the network does not \
+             answer one question in one way (--float does without)"
+        )));
+    }
+    Ok(identical)
 }

@@ -1,4 +1,4 @@
-//! One file a command.
+//! One file a command, but for those that measure.
 
 pub(crate) mod edit;
 pub(crate) mod generate;

@@ -1,173 +1,129 @@
-//! `edict reconstruct`: what a picture loses on its way to noise and back.
+//! `edict reconstruct` and `edict compare`: what a picture loses on its way to noise and back.
 
-use std::fmt::Write;
-use std::time::Instant;
+use std::path::Path;
 
-use edict_core::{Ddim, Guidance, Latents, Sampler, Trajectory};
-use edict_stable_diffusion::{
-    Backend, BitIdentical, GuidanceSettings, PromptEmbedding, bit_identical, bit_identical_pair,
-    latent_max_abs_error, latent_mse, pixel_mse, psnr,
-};
-use ndarray::{Array4, ArrayD};
-use serde_json::{Map, Value, json};
+use edict_stable_diffusion::{pixel_mse, psnr};
+use serde_json::{Map, json};
 
-use crate::args::ReconstructArgs;
+use crate::args::{CompareArgs, GuidanceArgs, ImageArgs, ModelArgs, ReconstructArgs, RunArgs};
 use crate::failure::Failure;
+use crate::measure::{Row, Subject, candidates, row_json, table};
+use crate::plot;
 use crate::progress::{Reporter, check_interrupt};
-use crate::session::{self, DEFAULT_GUIDANCE, Report, RunSettings, Session};
+use crate::report::{Report, finite, insert_guidance, insert_image};
+use crate::session;
+use crate::settings::{self, DEFAULT_GUIDANCE, RunSettings, insert_run, report_stability, stability_json};
 
 pub(crate) fn run(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs(args.output.as_deref())?;
     if let Some(path) = &args.output {
         session::check_picture_name(path, reporter);
     }
-    let settings = RunSettings::new(&args.run, 0.8);
-    let guidance = session::guidance(&args.guidance, DEFAULT_GUIDANCE);
-    let negative = args.guidance.negative.clone().unwrap_or_default();
-    let folder = session::open_folder(&args.model.model)?;
-    let trajectory = settings.trajectory(&folder)?;
-    settings.warn_of_lost_bits(&trajectory, reporter);
-    let image = session::read_image(&args.image, &folder, reporter)?;
-    let session = session::load(&args.model, &folder, None, reporter)?;
-
-    let condition = session.encode_prompts(&args.prompt, &negative)?;
-    let image_latent = session.encode_image(&image, &args.image)?;
-    let floor = session.model.decode(&image_latent)?;
-    let job = Job { session: &session, image: &image, image_latent, trajectory, guidance, condition };
-
-    let edict = job.measure("edict", &settings.sampler()?, |pair, latent| {
-        bit_identical_pair(pair.x.view(), pair.y.view(), latent.view())
-    });
-    check_interrupt()?;
-    let ddim = job.measure("ddim", &Ddim, |z, latent| bit_identical(z.view(), latent.view()));
-    check_interrupt()?;
-    let edict = edict?;
-    if let Some(path) = &args.output {
-        session::write_picture(&edict.picture, path)?;
-    }
-
-    let p = settings.mixing_weight.resolve(&job.trajectory);
-    let mut json = session.settings(&args.model.model, &settings, p);
-    session::insert_guidance(&mut json, "", guidance, &negative);
-    json.insert("prompt".to_owned(), args.prompt.as_str().into());
-    session::insert_image(&mut json, &args.image, &image);
-    let outputs: Vec<_> = args.output.as_deref().into_iter().collect();
-    let mut report = Report::new("reconstruct", json, &outputs, session.calls());
-
-    let vae_mse = pixel_mse(floor.view(), image.view().into_dyn())?;
-    let rows = [("edict", Ok(edict)), ("ddim", ddim)];
-    table(&mut report.text, &rows, vae_mse);
-    let samplers: Map<_, _> = rows.iter().map(|(name, row)| ((*name).to_owned(), row_json(row))).collect();
-    report.json.insert("samplers".to_owned(), samplers.into());
-    report.json.insert("vae".to_owned(), json!({"pixel_mse": vae_mse, "psnr": finite(psnr(vae_mse))}));
-    report.answers = true;
-    Ok(report)
-}
-
-/// What every sampler is measured on.
-struct Job<'a, B: Backend> {
-    session: &'a Session<'a, B>,
-    image: &'a Array4<f64>,
-    image_latent: Latents,
-    trajectory: Trajectory,
-    guidance: GuidanceSettings,
-    condition: Guidance<PromptEmbedding>,
-}
-
-/// How well a sampler came back.
-struct Measured {
-    latent_max_abs_error: f64,
-    latent_mse: f64,
-    bit_identical: BitIdentical,
-    pixel_mse: f64,
-    calls: usize,
-    seconds: f64,
-    picture: ArrayD<f64>,
-}
-
-impl<B: Backend> Job<'_, B> {
-    fn measure<S: Sampler>(
-        &self,
-        name: &str,
-        sampler: &S,
-        identity: impl Fn(&S::State, &Latents) -> Result<BitIdentical, edict_stable_diffusion::MetricError>,
-    ) -> Result<Measured, Failure>
-    where
-        S::State: std::fmt::Debug,
-    {
-        let (session, latent, trajectory) = (self.session, &self.image_latent, &self.trajectory);
-        let (begun, calls) = (Instant::now(), session.calls());
-        let predictor = session.predictor(self.guidance, session.model.schedule())?;
-        let mut progress = session.reporter.run(name, 2 * trajectory.len());
-        let start = sampler.state_from_image(latent, trajectory)?;
-        let noise = sampler
-            .invert(&start, trajectory, &predictor, &self.condition, &mut progress)
-            .map_err(session::run_failure)?;
-        let back = sampler
-            .generate(&noise, trajectory, &predictor, &self.condition, &mut progress)
-            .map_err(session::run_failure)?;
-        drop(progress);
-        let (seconds, calls) = (begun.elapsed().as_secs_f64(), session.calls() - calls);
-        let z = sampler.image(&back, trajectory)?;
-        let picture = session.model.decode(&z)?;
-        Ok(Measured {
-            latent_max_abs_error: latent_max_abs_error(z.view(), latent.view())?,
-            latent_mse: latent_mse(z.view(), latent.view())?,
-            bit_identical: identity(&back, latent)?,
-            pixel_mse: pixel_mse(picture.view(), self.image.view().into_dyn())?,
-            calls,
-            seconds,
-            picture,
-        })
-    }
-}
-
-type Row = (&'static str, Result<Measured, Failure>);
-
-fn table(text: &mut String, rows: &[Row], vae_mse: f64) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "{:<12} {:>13} {:>12} {:>14} {:>12} {:>9} {:>6} {:>9}",
-        "sampler", "latent error", "latent mse", "bit-identical", "pixel mse", "psnr", "calls", "seconds"
-    );
-    for (name, row) in rows {
-        let _ = match row {
-            Ok(m) => {
-                let share = 100.0 * m.bit_identical.equal as f64 / m.bit_identical.total as f64;
-                writeln!(
-                    text,
-                    "{name:<12} {:>13.2e} {:>12.2e} {share:>13.1}% {:>12.6} {:>6.2} dB {:>6} {:>7.2} s",
-                    m.latent_max_abs_error,
-                    m.latent_mse,
-                    m.pixel_mse,
-                    psnr(m.pixel_mse),
-                    m.calls,
-                    m.seconds
-                )
+    let ReconstructArgs { image, prompt, model, run, guidance, output, .. } = args;
+    let job = Job { command: "reconstruct", image, prompt, model, run, guidance };
+    // Latents in f32 are nobody's choice: they stand in the comparison alone.
+    job.run(
+        reporter,
+        |name| name != "edict_f32",
+        |rows, _| match (output, &rows[0].1) {
+            (Some(path), Ok(edict)) => {
+                session::write_picture(&edict.picture, path).map(|()| vec![path.as_path()])
             }
-            Err(failure) => writeln!(text, "{name:<12} failed: {}", failure.message),
+            _ => Ok(Vec::new()),
+        },
+    )
+}
+
+pub(crate) fn compare(args: &CompareArgs, reporter: &Reporter) -> Result<Report, Failure> {
+    session::check_outputs(args.plot.as_deref())?;
+    let CompareArgs { image, prompt, model, run, guidance, plot, .. } = args;
+    let job = Job { command: "compare", image, prompt, model, run, guidance };
+    job.run(
+        reporter,
+        |_| true,
+        |rows, vae_mse| match plot {
+            Some(path) => session::write_bytes(path, plot::svg(rows, vae_mse)?.as_bytes())
+                .map(|()| vec![path.as_path()]),
+            None => Ok(Vec::new()),
+        },
+    )
+}
+
+struct Job<'a> {
+    command: &'static str,
+    image: &'a ImageArgs,
+    prompt: &'a str,
+    model: &'a ModelArgs,
+    run: &'a RunArgs,
+    guidance: &'a GuidanceArgs,
+}
+
+impl Job<'_> {
+    /// Measures the samplers chosen, lets `write` write what is made of that, and reports.
+    fn run<'p>(
+        &self,
+        reporter: &Reporter,
+        chosen: impl Fn(&str) -> bool,
+        write: impl FnOnce(&[Row], f64) -> Result<Vec<&'p Path>, Failure>,
+    ) -> Result<Report, Failure> {
+        let settings = self.settings(reporter);
+        let guidance = settings::guidance(self.guidance, DEFAULT_GUIDANCE);
+        let negative = self.guidance.negative.clone().unwrap_or_default();
+        let folder = session::open_folder(&self.model.model)?;
+        let trajectory = settings.trajectory(&folder)?;
+        let edict = settings.sampler(&trajectory)?;
+        report_stability(&edict, &trajectory, reporter);
+        let image = session::read_image(self.image, &folder, reporter)?;
+        let session = session::load(self.model, &folder, None, reporter)?;
+        let latent = session.encode_image(&image, self.image)?;
+        let floor = session.model.decode(&latent)?;
+        let subject = Subject {
+            condition: session.encode_prompts(self.prompt, &negative)?,
+            session: &session,
+            image: &image,
+            latent,
+            trajectory,
+            guidance,
         };
-    }
-    let _ = writeln!(text, "{:<54} {vae_mse:>12.6} {:>6.2} dB", "encoder and decoder alone", psnr(vae_mse));
-}
+        let mut rows: Vec<Row> = Vec::new();
+        for (name, candidate) in candidates(settings.mixing_weight, settings.order, settings.gamma)? {
+            if chosen(name) {
+                rows.push((name, subject.measure(name, candidate)));
+                check_interrupt()?;
+            }
+        }
+        // The others may fail and the table still says something; without EDICT it does not.
+        if let Err(failure) = &rows[0].1 {
+            return Err(Failure { status: failure.status, message: failure.message.clone() });
+        }
+        let vae_mse = pixel_mse(floor.view(), image.view().into_dyn())?;
+        let outputs = write(&rows, vae_mse)?;
 
-fn row_json(row: &Result<Measured, Failure>) -> Value {
-    match row {
-        Ok(m) => json!({
-            "latent_max_abs_error": finite(m.latent_max_abs_error),
-            "latent_mse": finite(m.latent_mse),
-            "bit_identical": {"equal": m.bit_identical.equal, "total": m.bit_identical.total},
-            "pixel_mse": finite(m.pixel_mse),
-            "psnr": finite(psnr(m.pixel_mse)),
-            "network_calls": m.calls,
-            "seconds": m.seconds,
-        }),
-        Err(failure) => json!({"error": failure.message}),
+        let mut json = session.settings(&self.model.model);
+        insert_run(&mut json, &edict, &subject.trajectory, settings.strength);
+        json.insert("gamma".to_owned(), settings.gamma.into());
+        insert_guidance(&mut json, "", guidance, &negative);
+        json.insert("prompt".to_owned(), self.prompt.into());
+        insert_image(&mut json, self.image, &image);
+        let mut report = Report::new(self.command, json, &outputs, &session);
+        table(&mut report.text, &rows, vae_mse);
+        let samplers: Map<_, _> =
+            rows.iter().map(|(name, row)| ((*name).to_owned(), row_json(row))).collect();
+        report.json.insert("samplers".to_owned(), samplers.into());
+        report.json.insert("vae".to_owned(), json!({"pixel_mse": vae_mse, "psnr": finite(psnr(vae_mse))}));
+        report.json.insert("stability".to_owned(), stability_json(&edict, &subject.trajectory));
+        report.answers = true;
+        Ok(report)
     }
-}
 
-/// JSON has no infinities: a number that is not finite is null.
-fn finite(value: f64) -> Value {
-    if value.is_finite() { value.into() } else { Value::Null }
+    /// Every sampler is measured: what chooses one has no effect, and what belongs to one is used for it.
+    fn settings(&self, reporter: &Reporter) -> RunSettings {
+        if self.run.sampler.is_some() || self.run.float {
+            let flag = if self.run.float { "--float" } else { "--sampler" };
+            reporter.warn(format!("{flag} has no effect: every sampler is measured"));
+        }
+        let plain = RunArgs { sampler: None, float: false, gamma: None, ..self.run.clone() };
+        let settings = RunSettings::new(&plain, 0.8, reporter);
+        RunSettings { gamma: self.run.gamma.unwrap_or(settings.gamma), ..settings }
+    }
 }

@@ -62,6 +62,22 @@ impl Registers {
         self.grid
     }
 
+    /// Returns the values of an `f32` image that the lattice does not hold, by index and bits.
+    pub fn exceptions(&self) -> &[(usize, u32)] {
+        self.exceptions.values()
+    }
+
+    /// Gives registers the exceptions that [`Self::exceptions`] returned.
+    ///
+    /// # Errors
+    /// [`StateError::Registers`] if an index lies outside.
+    pub fn with_exceptions(self, exceptions: Vec<(usize, u32)>) -> Result<Self, StateError> {
+        if exceptions.iter().any(|(index, _)| *index >= self.v.len()) {
+            return Err(StateError::Registers);
+        }
+        Ok(Self { exceptions: Exceptions::new(exceptions), ..self })
+    }
+
     /// Applies an operation to every element.
     pub(super) fn apply(&mut self, operation: impl Operation) -> Result<(), OutOfRange> {
         const NONE: [f64; BLOCK] = [0.0; BLOCK];

@@ -14,6 +14,14 @@ use crate::Latents;
 pub(super) struct Exceptions(Vec<(usize, u32)>);
 
 impl Exceptions {
+    pub(super) fn new(values: Vec<(usize, u32)>) -> Self {
+        Self(values)
+    }
+
+    pub(super) fn values(&self) -> &[(usize, u32)] {
+        &self.0
+    }
+
     /// Finds the values of an image that do not come back from the lattice by themselves.
     pub(super) fn of(image: &ArrayD<f32>, grid: Grid) -> Self {
         let lost = |value: f32| restored(on_lattice(value, grid)).to_bits() != value.to_bits();
