@@ -165,8 +165,8 @@ fn every_command_prints_one_json_object() {
             vec!["edit-1.png", "edit-2.png"],
             12,
         ),
-        // EDICT's 4 + 4 and DDIM's 2 + 2.
-        (desk.reconstruct("back.png").args(run), "reconstruct", vec!["back.png"], 12),
+        // EDICT's 4 + 4 and DDIM's 2 + 2; 2 + 1 by the two-step samplers, which come back from two latents; three of these in floats too.
+        (desk.reconstruct("back.png").args(run), "reconstruct", vec!["back.png"], 32),
         (edict("info").with("--model", model("tiny-sd1")), "info", vec![], 0),
     ];
     for (call, command, outputs, network_calls) in calls {
@@ -175,8 +175,18 @@ fn every_command_prints_one_json_object() {
         for key in common {
             assert!(report.get(key).is_some(), "{command} has no {key}: {report}");
         }
-        if ["invert", "generate", "edit"].contains(&command) {
-            assert_eq!(sorted_keys(&report), common);
+        let more: &[&str] = match command {
+            "invert" | "edit" => &["noise", "probe_calls", "stability"],
+            "generate" => &["predictions", "probe_calls", "stability"],
+            _ => &[],
+        };
+        if !more.is_empty() {
+            let keys = sorted_keys(&report);
+            assert!(
+                keys.iter().all(|key| common.contains(key) || more.contains(key) || *key == "bit_identical"),
+                "{keys:?}"
+            );
+            assert!(more.iter().all(|key| keys.contains(key)), "{keys:?}");
         }
         assert_eq!(report["command"], command);
         let outputs: Vec<_> = outputs.iter().map(|name| desk.at(name)).collect();
@@ -239,10 +249,33 @@ fn reconstruct_reports_every_sampler_and_the_autoencoder() {
     let report = desk.reconstruct("back.png").args("--steps 4 --strength 1 --guidance 2").json();
     assert_eq!(
         sorted_keys(&report),
-        ["command", "network_calls", "outputs", "samplers", "seconds", "settings", "vae", "warnings"]
+        [
+            "command",
+            "network_calls",
+            "outputs",
+            "probe_calls",
+            "samplers",
+            "seconds",
+            "settings",
+            "stability",
+            "vae",
+            "warnings"
+        ]
+    );
+    assert_eq!(
+        sorted_keys(&report["samplers"]),
+        ["bdia", "bdia_float", "belm", "belm_float", "ddim", "edict", "edict_float"]
     );
     assert_eq!(sorted_keys(&report["vae"]), ["pixel_mse", "psnr"]);
-    for (sampler, calls) in [("edict", 16), ("ddim", 8)] {
+    for (sampler, calls) in [
+        ("edict", 16),
+        ("edict_float", 16),
+        ("belm", 7),
+        ("belm_float", 7),
+        ("bdia", 7),
+        ("bdia_float", 7),
+        ("ddim", 8),
+    ] {
         let row = &report["samplers"][sampler];
         assert_eq!(
             sorted_keys(row),
@@ -263,10 +296,16 @@ fn reconstruct_reports_every_sampler_and_the_autoencoder() {
         let (mse, worst) = (&row["latent_mse"], row["latent_max_abs_error"].as_f64().unwrap());
         assert!(mse.as_f64().unwrap() <= worst * worst);
     }
-    assert_eq!(report["network_calls"], 24);
+    assert_eq!(report["network_calls"], 68);
     let (edict, ddim) = (&report["samplers"]["edict"], &report["samplers"]["ddim"]);
-    // Half of the elements come back to the last bit in f64, none by DDIM.
-    assert!(edict["bit_identical"]["equal"].as_u64() > ddim["bit_identical"]["equal"].as_u64());
+    for exact in ["edict", "belm", "bdia"] {
+        let row = &report["samplers"][exact];
+        assert_eq!(row["bit_identical"]["equal"], 256, "{exact}");
+        assert_eq!(row["latent_max_abs_error"], 0.0, "{exact}");
+    }
+    // In floats some elements come back to the last bit and some do not; none by DDIM.
+    assert!(report["samplers"]["edict_float"]["latent_max_abs_error"].as_f64().unwrap() > 0.0);
+    assert_eq!(ddim["bit_identical"]["equal"], 0);
 
     // The definition: on the decoded picture clamped but not rounded, both in [-1, 1]; the ratio of decibels for [0, 1].
     let sd = StableDiffusion::load(
@@ -291,11 +330,11 @@ fn reconstruct_reports_every_sampler_and_the_autoencoder() {
 fn a_sampler_that_loses_the_range_of_numbers_is_an_error_of_one_line() {
     let desk = Desk::new();
     // Inverting divides the pair's difference by p^2 a step: at 0.001 it leaves f64 after some 50 steps.
-    let call =
-        desk.reconstruct("back.png").args("--steps 60 --strength 1 --mixing-weight 0.001 --guidance 1");
-    desk.refuses(call, 1, &["step", "finite"]);
-    let call = desk.invert("inversion").args("--steps 60 --strength 1 --mixing-weight 0.001 --guidance 1");
-    desk.refuses(call, 1, &["step", "finite"]);
+    let run = "--steps 60 --strength 1 --mixing-weight 0.001 --guidance 1";
+    desk.refuses(desk.invert("inversion").args(run).arg("--float"), 1, &["step", "finite"]);
+    // And the lattice long before.
+    desk.refuses(desk.reconstruct("back.png").args(run), 1, &["step", "range", "--mixing-weight"]);
+    desk.refuses(desk.invert("inversion").args(run), 1, &["step", "range", "--mixing-weight"]);
 }
 
 #[test]
@@ -335,7 +374,10 @@ fn progress_goes_to_standard_error_and_quiet_silences_it() {
     talks.succeeds();
     assert!(talks.stderr().contains("step 2/2"), "{}", talks.stderr());
     assert!(!talks.stderr().contains('\r') && !talks.stderr().contains('\u{1b}'), "plain lines: no terminal");
-    assert_eq!(talks.stdout(), format!("wrote {}\n", desk.at("inversion").display()));
+    let stdout = talks.stdout();
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!(lines[0], format!("wrote {}", desk.at("inversion").display()));
+    assert!(lines.len() == 2 && lines[1].starts_with("noise: mean "), "{stdout}");
 
     let json = desk.invert("inversion").args("--steps 2 --strength 1 --json").run();
     json.json();
@@ -566,7 +608,8 @@ fn generating_from_an_inversion_defaults_to_its_prompts_guidance_and_precision()
 #[test]
 fn a_file_written_by_a_reader_of_the_format_is_used_number_by_number() {
     let desk = Desk::new();
-    desk.invert("inversion").args("--steps 3 --strength 1").run().succeeds();
+    // In floats: the latents of an exact file are told by its integers.
+    desk.invert("inversion").args("--steps 3 --strength 1 --float").run().succeeds();
     desk.generate_from("inversion", "plain").run().succeeds();
     let plain = desk.tensors("plain.latents").get("x");
     let run = |change: &dyn Fn(&mut Kept)| {
@@ -988,11 +1031,18 @@ impl Kept {
 /// Writes an inversion file again with a change.
 fn change_inversion(from: &Path, to: &Path, change: impl Fn(&mut Kept)) {
     let file = Tensors::open(from);
+    // Integers stay as they are.
+    let mut others = Vec::new();
     let mut kept =
         Kept { metadata: serde_json::from_str(&file.metadata()["edict"]).unwrap(), tensors: BTreeMap::new() };
     for name in file.names() {
-        let tensor = file.get(&name);
-        kept.add(&name, tensor.shape(), &tensor.iter().copied().collect::<Vec<_>>());
+        match file.raw(&name) {
+            (Dtype::F64, ..) => {
+                let tensor = file.get(&name);
+                kept.add(&name, tensor.shape(), &tensor.iter().copied().collect::<Vec<_>>());
+            }
+            other => others.push((name, other)),
+        }
     }
     change(&mut kept);
     let data: BTreeMap<_, Vec<u8>> = (kept.tensors.iter())
@@ -1004,6 +1054,9 @@ fn change_inversion(from: &Path, to: &Path, change: impl Fn(&mut Kept)) {
     let views = (kept.tensors.iter()).map(|(name, (dtype, shape, _))| {
         (name, TensorView::new(*dtype, shape.clone(), &data[name]).unwrap())
     });
+    let others = (others.iter())
+        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let views = views.chain(others);
     let metadata = match &kept.metadata {
         Value::Null => None,
         other => Some([("edict".to_owned(), other.to_string())].into()),
@@ -1014,7 +1067,7 @@ fn change_inversion(from: &Path, to: &Path, change: impl Fn(&mut Kept)) {
 #[test]
 fn inversions_that_are_damaged_are_refused() {
     let desk = Desk::new();
-    desk.invert("inversion").args("--steps 2 --strength 1").run().succeeds();
+    desk.invert("inversion").args("--steps 2 --strength 1 --float").run().succeeds();
     let shape = |kept: &mut Kept, shape: &[usize]| {
         let values = vec![0.5; shape.iter().product()];
         ["x", "y", "image_latent"].iter().for_each(|name| kept.add(name, shape, &values));
@@ -1331,7 +1384,7 @@ fn wait_until(so: impl Fn() -> bool) {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_stops_between_steps_and_leaves_no_file() {
+fn ctrl_c_stops_between_steps_and_leaves_a_checkpoint() {
     for signal in ["INT", "TERM"] {
         let desk = Desk::new();
         desk.write("inversion", "old");
@@ -1350,7 +1403,10 @@ fn ctrl_c_stops_between_steps_and_leaves_no_file() {
         stderr.read_to_string(&mut rest).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(1), "{rest}");
         assert!(rest.lines().last().unwrap().starts_with("error: interrupted"), "{rest}");
-        assert_eq!(desk.names(), ["inversion"]);
+        // Before the first step there is nothing to keep.
+        let names = desk.names();
+        assert!(names == ["inversion"] || names == ["inversion", "inversion.part.safetensors"], "{names:?}");
+        assert_eq!(names.len() == 2, rest.contains("--resume"), "{rest}");
         assert_eq!(desk.bytes("inversion"), b"old");
     }
 }
@@ -1382,7 +1438,8 @@ fn ctrl_c_keeps_the_pictures_that_are_done() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     let pictures = whole_pictures(&desk);
     assert!((1..61).contains(&pictures));
-    assert_eq!(desk.names().len(), pictures, "{:?}", desk.names());
+    assert!(desk.names().contains(&"out.png.part.safetensors".to_owned()), "{:?}", desk.names());
+    assert_eq!(desk.names().len(), pictures + 1, "{:?}", desk.names());
 }
 
 #[test]

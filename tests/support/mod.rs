@@ -136,7 +136,7 @@ impl Run {
     }
 }
 
-/// Tensors of a safetensors file, all F64, and its metadata.
+/// Tensors of a safetensors file and its metadata.
 pub struct Tensors {
     bytes: Vec<u8>,
 }
@@ -153,6 +153,13 @@ impl Tensors {
         let (values, _) = view.data().as_chunks::<8>();
         let values = values.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
         Latents::from_shape_vec(IxDyn(view.shape()), values).unwrap()
+    }
+
+    /// The element type, shape and bytes of a tensor.
+    pub fn raw(&self, name: &str) -> (safetensors::Dtype, Vec<usize>, Vec<u8>) {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = file.tensor(name).unwrap();
+        (view.dtype(), view.shape().to_vec(), view.data().to_vec())
     }
 
     /// Metadata of the whole file.

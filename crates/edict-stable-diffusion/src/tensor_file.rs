@@ -112,7 +112,7 @@ impl<'a> TensorReader<'a> {
 
     /// Latents `[batch, channels, h, w]`, none of them 0.
     pub(crate) fn latents(&self, name: &str) -> Result<Latents, InversionFileError> {
-        let expected = (Dtype::F64, "[batch, channels, h, w]");
+        let expected = (Dtype::F64, "of shape [batch, channels, h, w], none of them 0");
         let fits = |shape: &[usize]| shape.len() == 4 && !shape.contains(&0);
         let (shape, values) = self.get(name, expected, fits, f64::from_le_bytes)?;
         array(name, shape, values)
