@@ -5,7 +5,7 @@
 
 use edict::candle::CandleBackend;
 use edict::stable_diffusion::{DType, ModelFolder, Picture, StableDiffusion, write_png};
-use edict::{CoupledPair, Edict, Guidance, GuidanceScale, Guided, Sampler};
+use edict::{Guidance, GuidanceScale, Guided, LatticeEdict, Sampler};
 use ndarray::{Axis, Ix3};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,11 +33,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let source = Guidance { positive: model.encode_prompt(source)?, negative: negative.clone() };
     let target = Guidance { positive: model.encode_prompt(target)?, negative };
 
-    let edict = Edict::default();
-    let noise = edict.invert(&CoupledPair::equal_to(&latents), &trajectory, &predictor, &source, &mut ())?;
+    let edict = LatticeEdict::default();
+    let start = edict.state_from_image(&latents, &trajectory)?;
+    let noise = edict.invert(&start, &trajectory, &predictor, &source, &mut ())?;
     let edited = edict.generate(&noise, &trajectory, &predictor, &target, &mut ())?;
 
-    let picture = model.decode(&edited.x)?;
+    let picture = model.decode(&edict.image(&edited, &trajectory)?)?;
     write_png(output, picture.index_axis(Axis(0), 0).into_dimensionality::<Ix3>()?)?;
     println!("wrote {output}");
     Ok(())

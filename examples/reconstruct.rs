@@ -7,7 +7,7 @@ use edict::candle::CandleBackend;
 use edict::stable_diffusion::{
     DType, ModelFolder, Picture, StableDiffusion, latent_max_abs_error, pixel_mse, psnr,
 };
-use edict::{CoupledPair, Ddim, Edict, Sampler};
+use edict::{Ddim, LatticeEdict, Sampler};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -26,9 +26,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let trajectory = model.trajectory(50, 0.8)?;
     let predictor = model.predictor();
 
-    let edict = Edict::default();
-    let pair = edict.invert(&CoupledPair::equal_to(&latents), &trajectory, &predictor, &prompt, &mut ())?;
-    let by_edict = edict.generate(&pair, &trajectory, &predictor, &prompt, &mut ())?.x;
+    let edict = LatticeEdict::default();
+    let start = edict.state_from_image(&latents, &trajectory)?;
+    // What has to come back: the encoder's latents after one rounding to the lattice.
+    let latents = edict.image(&start, &trajectory)?;
+    let state = edict.invert(&start, &trajectory, &predictor, &prompt, &mut ())?;
+    let state = edict.generate(&state, &trajectory, &predictor, &prompt, &mut ())?;
+    let by_edict = edict.image(&state, &trajectory)?;
+    assert_eq!(by_edict, latents, "to the last bit");
     let noise = Ddim.invert(&latents, &trajectory, &predictor, &prompt, &mut ())?;
     let by_ddim = Ddim.generate(&noise, &trajectory, &predictor, &prompt, &mut ())?;
 

@@ -6,7 +6,7 @@
 //!
 //! This crate only gathers the others under one name:
 //!
-//! * the samplers and the trait for a model of your own, from [`edict_core`], at the root: [`Edict`], [`NoisePredictor`],
+//! * the samplers and the trait for a model of your own, from [`edict_core`], at the root: [`LatticeEdict`], [`NoisePredictor`],
 //!   [`Trajectory`], ...;
 //! * [`stable_diffusion`]: the networks, model folders, pictures and inversion files;
 //! * [`candle`]: the back end they run on.
