@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Reconstruct(ReconstructArgs),
     /// Show what every sampler loses on one image, in one table
     Compare(CompareArgs),
+    /// Draw one edit at several strengths and guidance scales, from one inversion for each strength
+    Sweep(SweepArgs),
     /// Show what a model folder holds
     Info(InfoArgs),
 }
@@ -40,6 +42,7 @@ impl Command {
             Self::Edit(args) => args.output_options,
             Self::Reconstruct(args) => args.output_options,
             Self::Compare(args) => args.output_options,
+            Self::Sweep(args) => args.output_options,
             Self::Info(args) => args.output_options,
         }
     }
@@ -206,6 +209,9 @@ pub(crate) struct EditArgs {
     /// Negative prompt of the inversion [default: that of --negative]
     #[arg(long, value_name = "TEXT")]
     pub(crate) source_negative: Option<String>,
+    /// Also write source, reconstruction, edits and their differences side by side
+    #[arg(long, value_name = "SHEET.png")]
+    pub(crate) sheet: Option<PathBuf>,
     /// Go on from the checkpoint that an interrupted run has left; its settings are kept
     #[arg(long, value_name = "PART.safetensors")]
     pub(crate) resume: Option<PathBuf>,
@@ -260,6 +266,41 @@ pub(crate) struct CompareArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct SweepArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    /// Prompt that describes the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) source: String,
+    /// Prompt that describes the picture wanted
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) target: String,
+    /// Picture to write: a row for each strength, a column for each guidance scale
+    #[arg(long, value_name = "GRID.png")]
+    pub(crate) output: PathBuf,
+    /// Strengths, between commas [default: 0.6,0.8,1]
+    #[arg(long, value_name = "LIST", value_parser = strength, value_delimiter = ',', allow_negative_numbers = true)]
+    pub(crate) strengths: Vec<f64>,
+    /// Guidance scales, between commas [default: 1,3,5,7]
+    #[arg(long, value_name = "LIST", value_parser = finite, value_delimiter = ',', allow_negative_numbers = true)]
+    pub(crate) guidances: Vec<f64>,
+    /// Mixing weights of edict, between commas: more rows [default: auto]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    pub(crate) mixing_weights: Vec<WeightArg>,
+    /// Guidance scale of the inversions [default: that of --guidance, 3]
+    #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) source_guidance: Option<f64>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) guidance: GuidanceArgs,
+    #[command(flatten)]
+    pub(crate) output_options: OutputArgs,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct InfoArgs {
     /// Model folder in the Hugging Face layout
     #[arg(long, value_name = "DIR")]
@@ -289,6 +330,8 @@ pub(crate) enum SamplerName {
     Belm,
     Bdia,
     Ddim,
+    /// No inversion: the picture plus noise (edit alone)
+    Sdedit,
 }
 
 impl SamplerName {
@@ -298,6 +341,7 @@ impl SamplerName {
             Self::Belm => "belm",
             Self::Bdia => "bdia",
             Self::Ddim => "ddim",
+            Self::Sdedit => "sdedit",
         }
     }
 }

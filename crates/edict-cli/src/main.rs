@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod session;
 mod settings;
+mod sheet;
 mod witness;
 
 use std::io::{Write, stdout};
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Edit(args) => commands::edit::run(&args, &reporter),
         Command::Reconstruct(args) => commands::reconstruct::run(&args, &reporter),
         Command::Compare(args) => commands::reconstruct::compare(&args, &reporter),
+        Command::Sweep(args) => commands::sweep::run(&args, &reporter),
         Command::Info(args) => commands::info::run(&args),
     };
     match result {

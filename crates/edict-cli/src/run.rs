@@ -12,7 +12,7 @@ use edict_stable_diffusion::{
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, chain};
-use crate::progress::{check_interrupt, is_interrupted};
+use crate::progress::{check_interrupt, interrupted, is_interrupted};
 use crate::session::{self, Session};
 use crate::witness::{Counted, Witness};
 
@@ -25,8 +25,9 @@ pub(crate) fn checkpoint_path(output: &Path) -> PathBuf {
     output.with_file_name(name)
 }
 
-/// Writes the checkpoint of a run that was interrupted.
-pub(crate) fn interrupt(job: &Checkpoint, output: &Path) -> Failure {
+/// Writes the checkpoint of a run that was interrupted, unless it has no output to name one after.
+pub(crate) fn interrupt(job: &Checkpoint, output: Option<&Path>) -> Failure {
+    let Some(output) = output else { return interrupted() };
     let path = checkpoint_path(output);
     let written =
         job.to_bytes().map_err(Failure::from).and_then(|bytes| session::write_checkpoint(&path, &bytes));
@@ -52,7 +53,7 @@ pub(crate) fn finish(resume: Option<&Path>, output: &Path) {
 pub(crate) fn invert<B: Backend>(
     session: &Session<'_, B>,
     job: &mut Checkpoint,
-    output: &Path,
+    output: Option<&Path>,
 ) -> Result<(), Failure> {
     let Inversion { sampler, trajectory, prompt, negative, guidance, schedule, .. } = &job.inversion;
     let condition = session.encode_prompts(prompt, negative)?;
@@ -107,7 +108,7 @@ impl Checked {
 pub(crate) fn generate<B: Backend>(
     session: &Session<'_, B>,
     job: &mut Checkpoint,
-    output: &Path,
+    output: Option<&Path>,
 ) -> Result<(AnyState, Option<Checked>), Failure> {
     let Checkpoint { inversion, generation, .. } = &mut *job;
     let Inversion { sampler, trajectory, schedule, .. } = &*inversion;

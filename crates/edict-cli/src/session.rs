@@ -11,10 +11,10 @@ use edict_stable_diffusion::{
     StableDiffusion, UNetPredictor, check_writable, instruction_set, seeded_noise, write_atomically,
     write_png,
 };
-use ndarray::{Array4, ArrayD, Axis, Ix3};
+use ndarray::{Array3, Array4, ArrayD, Axis, Ix3};
 use serde_json::{Map, Value, json};
 
-use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs};
+use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs, SamplerName};
 use crate::failure::{Failure, chain};
 use crate::progress::{Reporter, check_interrupt, writing};
 use crate::witness::Counted;
@@ -52,15 +52,21 @@ pub(crate) fn check_picture_name(path: &Path, reporter: &Reporter) {
     }
 }
 
+/// Warns when a seed is given and nothing is drawn.
+fn check_seed(args: &ImageArgs, sampler: SamplerName, reporter: &Reporter) {
+    if args.seed.is_some() && !args.sample_posterior && sampler != SamplerName::Sdedit {
+        reporter.warn("--seed has no effect without --sample-posterior".to_owned());
+    }
+}
+
 /// Reads the picture to work on, `[1, 3, height, width]` in [-1, 1], cut to what the autoencoder takes.
 pub(crate) fn read_image(
     args: &ImageArgs,
     folder: &ModelFolder,
+    sampler: SamplerName,
     reporter: &Reporter,
 ) -> Result<Array4<f64>, Failure> {
-    if args.seed.is_some() && !args.sample_posterior {
-        reporter.warn("--seed has no effect without --sample-posterior".to_owned());
-    }
+    check_seed(args, sampler, reporter);
     let Some(path) = &args.image else {
         return Err(Failure::usage("--image is missing: name the picture to read (see --help)"));
     };
@@ -228,6 +234,11 @@ impl<B: Backend> Session<'_, B> {
             _ => Map::new(),
         }
     }
+}
+
+/// Returns the first picture of a decoded batch, `[3, height, width]`.
+pub(crate) fn first(pictures: &ArrayD<f64>) -> Result<Array3<f64>, Failure> {
+    Ok(pictures.index_axis(Axis(0), 0).to_owned().into_dimensionality::<Ix3>()?)
 }
 
 /// Writes the first picture of a decoded batch.

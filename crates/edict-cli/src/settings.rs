@@ -30,7 +30,7 @@ impl RunSettings {
             ("--gamma", args.gamma.is_some() && sampler != SamplerName::Bdia),
             ("--mixing-weight", args.mixing_weight.is_some() && !edict),
             ("--no-leapfrog", args.no_leapfrog && !edict),
-            ("--float", args.float && sampler == SamplerName::Ddim),
+            ("--float", args.float && !can_be_exact(sampler)),
         ];
         for (flag, _) in useless.iter().filter(|(_, useless)| *useless) {
             reporter.warn(format!("{flag} has no effect with --sampler {}", sampler.name()));
@@ -39,13 +39,23 @@ impl RunSettings {
             steps: args.steps.unwrap_or(50),
             strength: args.strength.unwrap_or(default_strength),
             sampler,
-            exact: !args.float && sampler != SamplerName::Ddim,
+            exact: !args.float && can_be_exact(sampler),
             mixing_weight: match args.mixing_weight {
                 Some(WeightArg::Fixed(p)) => MixingWeight::Fixed(p),
                 Some(WeightArg::Auto) | None => MixingWeight::Auto,
             },
             order: if args.no_leapfrog { UpdateOrder::Fixed } else { UpdateOrder::Leapfrog },
             gamma: args.gamma.unwrap_or(1.0),
+        }
+    }
+
+    /// Refuses SDEdit where something is to be inverted.
+    pub(crate) fn must_invert(&self) -> Result<(), Failure> {
+        match self.sampler {
+            SamplerName::Sdedit => Err(Failure::usage(
+                "--sampler sdedit inverts nothing, it adds noise: use it with `edict edit`, or another sampler here",
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -65,7 +75,7 @@ impl RunSettings {
                 AnySampler::LatticeEdict(LatticeEdict::new(weight, self.order).map_err(wrong)?)
             }
             (SamplerName::Edict, false) => AnySampler::Edict(Edict::new(weight, self.order).map_err(wrong)?),
-            (SamplerName::Ddim, _) => AnySampler::Ddim(Ddim),
+            (SamplerName::Ddim | SamplerName::Sdedit, _) => AnySampler::Ddim(Ddim),
             (name, exact) => {
                 let rule = match name {
                     SamplerName::Bdia => TwoStepRule::Bdia { gamma: self.gamma },
@@ -78,6 +88,10 @@ impl RunSettings {
             }
         })
     }
+}
+
+fn can_be_exact(sampler: SamplerName) -> bool {
+    !matches!(sampler, SamplerName::Ddim | SamplerName::Sdedit)
 }
 
 /// What a run will lose to rounding, where there is a law for it.

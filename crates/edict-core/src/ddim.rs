@@ -12,6 +12,21 @@ use crate::{Latents, NoisePredictor, Sampler, StateError, Step, StepError, Traje
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ddim;
 
+impl Ddim {
+    /// Adds noise to an image up to the noisy end of a run, `sqrt(A) z + sqrt(1 - A) noise`: what SDEdit (arXiv:2108.01073) generates
+    /// from instead of an inversion. `noise` is standard normal, of the image's shape.
+    ///
+    /// # Errors
+    /// [`StateError::PairShape`] if the shapes differ.
+    pub fn noised(&self, image: &Latents, noise: &Latents, run: &Trajectory) -> Result<Latents, StateError> {
+        if image.shape() != noise.shape() {
+            return Err(StateError::PairShape { x: image.shape().to_vec(), y: noise.shape().to_vec() });
+        }
+        let bar = run.run().first().map_or(1.0, Step::alpha_bar_from);
+        Ok(image * bar.sqrt() + noise * (1.0 - bar).sqrt())
+    }
+}
+
 impl Sampler for Ddim {
     type State = Latents;
 

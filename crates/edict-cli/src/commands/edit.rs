@@ -1,17 +1,21 @@
 //! `edict edit`: from a picture to pictures that other prompts describe.
 
-use edict_core::Sampler;
-use edict_stable_diffusion::{Checkpoint, Generation, Inversion};
+use std::path::{Path, PathBuf};
 
-use crate::args::EditArgs;
+use edict_core::{Ddim, Latents, Sampler, Trajectory};
+use edict_stable_diffusion::{AnyState, Backend, Checkpoint, Generation, Inversion, Picture, seeded_noise};
+use ndarray::{Array3, ArrayD, Axis};
+
+use crate::args::{EditArgs, SamplerName};
 use crate::failure::Failure;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, insert_image_args, noise_json, noise_quality};
 use crate::run;
-use crate::session;
+use crate::session::{self, Session};
 use crate::settings::{
     self, DEFAULT_GUIDANCE, RunSettings, check_kept, insert_run, report_stability, stability_json,
 };
+use crate::sheet::{Tile, sheet};
 
 pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let kept = match &args.resume {
@@ -21,10 +25,12 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let generation = kept.as_ref().and_then(|job| job.generation.as_ref());
     let targets = generation.map_or(&args.target, |generation| &generation.prompts);
     let outputs = session::numbered(&args.output, targets.len());
-    session::check_outputs(outputs.iter().map(AsRef::as_ref))?;
+    let written: Vec<&Path> = outputs.iter().map(AsRef::as_ref).chain(args.sheet.as_deref()).collect();
+    session::check_outputs(written.iter().copied())?;
     session::check_picture_name(&args.output, reporter);
     let folder = session::open_folder(&args.model.model)?;
     let factor = folder.vae_config().factor();
+    let mut source = None;
     let (session, mut job) = match kept {
         Some(job) => {
             check_resumed(args, &job)?;
@@ -40,13 +46,18 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);
-            let image = session::read_image(&args.image, &folder, reporter)?;
+            let image = session::read_image(&args.image, &folder, settings.sampler, reporter)?;
             let session = session::load(&args.model, &folder, None, reporter)?;
             let latent = session.encode_image(&image, &args.image)?;
-            let noise = sampler.state_from_image(&latent, &trajectory)?;
-            let level = trajectory.run().len();
+            source = Some(session::first(&image.into_dyn())?);
+            let start = sampler.state_from_image(&latent, &trajectory)?;
+            let image_latent = sampler.image(&start, &trajectory)?;
+            let (noise, level) = match settings.sampler {
+                SamplerName::Sdedit => (noised(&latent, args.image.seed.unwrap_or(0), &trajectory)?, 0),
+                _ => (start, trajectory.run().len()),
+            };
             let inversion = Inversion {
-                image_latent: sampler.image(&noise, &trajectory)?,
+                image_latent,
                 noise,
                 sampler,
                 trajectory,
@@ -68,17 +79,23 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
         session.encode_prompt(prompt)?;
     }
     if job.level > 0 {
-        run::invert(&session, &mut job, &args.output)?;
+        run::invert(&session, &mut job, Some(&args.output))?;
     }
+    let mut edits = Vec::new();
     while let Some(output) = outputs.get(job.generation.as_ref().map_or(0, |generation| generation.finished))
     {
-        let (state, _) = run::generate(&session, &mut job, &args.output)?;
+        let (state, _) = run::generate(&session, &mut job, Some(&args.output))?;
         let Inversion { sampler, trajectory, .. } = &job.inversion;
         let latents = sampler.image(&state, trajectory)?;
-        session::write_picture(&session.model.decode(&latents)?, output)?;
+        let picture = session.model.decode(&latents)?;
+        session::write_picture(&picture, output)?;
+        edits.push(session::first(&picture)?);
         if let Some(generation) = &mut job.generation {
             generation.finished += 1;
         }
+    }
+    if let Some(path) = &args.sheet {
+        session::write_picture(&contact_sheet(&session, &job, source, edits, &outputs)?, path)?;
     }
     run::finish(args.resume.as_deref(), &args.output);
 
@@ -94,12 +111,82 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let shape = image_latent.shape();
     json.insert("size".to_owned(), vec![shape[3] * factor, shape[2] * factor].into());
     insert_image_args(&mut json, &args.image);
-    let outputs: Vec<_> = outputs.iter().map(AsRef::as_ref).collect();
-    let mut report = Report::new("edit", json, &outputs, &session);
+    if args.run.sampler == Some(SamplerName::Sdedit) {
+        json.insert("sampler".to_owned(), SamplerName::Sdedit.name().into());
+        json.insert("seed".to_owned(), args.image.seed.unwrap_or(0).into());
+    }
+    let mut report = Report::new("edit", json, &written, &session);
     report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));
     let pair = job.inversion.latents()?;
     report.json.insert("noise".to_owned(), noise_json(noise_quality(&pair.x, &pair.y)));
     Ok(report)
+}
+
+/// The image with noise up to the noisy end of the run, for SDEdit.
+fn noised(image: &Latents, seed: u64, run: &Trajectory) -> Result<AnyState, Failure> {
+    let noise = seeded_noise(image.shape(), seed);
+    Ok(AnyState::Single(Ddim.noised(image, &noise, run)?))
+}
+
+/// Source, reconstruction and edits, and below each how it differs from the source.
+fn contact_sheet<B: Backend>(
+    session: &Session<'_, B>,
+    job: &Checkpoint,
+    source: Option<Array3<f64>>,
+    edits: Vec<Array3<f64>>,
+    outputs: &[PathBuf],
+) -> Result<ArrayD<f64>, Failure> {
+    let decoded = session::first(&session.model.decode(&job.inversion.image_latent)?)?;
+    let Some(Generation { prompts, .. }) = job.generation.clone() else {
+        return Err(Failure::running("nothing was generated"));
+    };
+    let (back, label) = reconstruction(session, job, &decoded)?;
+    // A run that was gone on with does not read the picture again.
+    let source = source.unwrap_or(decoded);
+    let mut pictures = vec![(back, label)];
+    // Pictures that were finished before an interruption are read again.
+    let before = prompts.len() - edits.len();
+    for (output, prompt) in outputs.iter().zip(&prompts).take(before) {
+        let picture = Picture::open(output)?.prepare(None, 1)?;
+        pictures.push((session::first(&picture.into_dyn())?, prompt.clone()));
+    }
+    pictures.extend(edits.into_iter().zip(prompts.into_iter().skip(before)));
+    let mut rows = [
+        vec![Tile::new(source.clone(), format!("source: {}", job.inversion.prompt))],
+        vec![Tile::new(
+            Array3::from_elem(source.dim(), 1.0),
+            "difference: black none, red, yellow, white all",
+        )],
+    ];
+    for (picture, label) in pictures {
+        rows[1].push(Tile::difference(&picture, &source, "difference from the source"));
+        rows[0].push(Tile::new(picture, label));
+    }
+    Ok(sheet(&rows).insert_axis(Axis(0)).into_dyn())
+}
+
+/// What comes back under the source prompt.
+fn reconstruction<B: Backend>(
+    session: &Session<'_, B>,
+    job: &Checkpoint,
+    decoded: &Array3<f64>,
+) -> Result<(Array3<f64>, String), Failure> {
+    let Inversion { sampler, trajectory, prompt, negative, guidance, .. } = &job.inversion;
+    if sampler.is_exact() {
+        // The same latents to the last bit, so the same picture: no need to ask the network again.
+        return Ok((decoded.clone(), "reconstruction: every bit of the latent".to_owned()));
+    }
+    let mut back = job.clone();
+    back.generation = Some(Generation {
+        prompts: vec![prompt.clone()],
+        negative: negative.clone(),
+        guidance: *guidance,
+        finished: 0,
+        state: None,
+    });
+    let (state, _) = run::generate(session, &mut back, None)?;
+    let latents = sampler.image(&state, trajectory)?;
+    Ok((session::first(&session.model.decode(&latents)?)?, "reconstruction".to_owned()))
 }
 
 fn check_resumed(args: &EditArgs, job: &Checkpoint) -> Result<(), Failure> {

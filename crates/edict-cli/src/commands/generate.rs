@@ -41,6 +41,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         }
         None => {
             let settings = RunSettings::new(&args.run, 1.0, reporter);
+            settings.must_invert()?;
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);
@@ -66,7 +67,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
             (session, begin(args, inversion))
         }
     };
-    let (state, checked) = run::generate(&session, &mut job, &args.output)?;
+    let (state, checked) = run::generate(&session, &mut job, Some(&args.output))?;
     let Inversion { sampler, trajectory, image_latent, .. } = &job.inversion;
     let pair = sampler.latents(&state, trajectory)?;
     let picture = session.model.decode(&pair.x)?;

@@ -34,6 +34,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
         }
         None => {
             let settings = RunSettings::new(&args.run, 0.8, reporter);
+            settings.must_invert()?;
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             if args.verify && !sampler.is_exact() {
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
                 ));
             }
             report_stability(&sampler, &trajectory, reporter);
-            let image = session::read_image(&args.image, &folder, reporter)?;
+            let image = session::read_image(&args.image, &folder, settings.sampler, reporter)?;
             let session = session::load(&args.model, &folder, None, reporter)?;
             let latent = session.encode_image(&image, &args.image)?;
             let noise = sampler.state_from_image(&latent, &trajectory)?;
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
             (session, Checkpoint { command: "invert".to_owned(), inversion, level, generation: None })
         }
     };
-    run::invert(&session, &mut job, &args.output)?;
+    run::invert(&session, &mut job, Some(&args.output))?;
     let verified = if args.verify { Some(verify(&session, &mut job, args)?) } else { None };
     let inversion = &job.inversion;
     session::write_bytes(&args.output, &inversion.to_bytes()?)?;
@@ -127,11 +128,11 @@ fn verify<B: Backend>(
         ..job.clone()
     };
     // An interrupted check is begun anew: the checkpoint is that of the finished inversion.
-    let (state, checked) = match run::generate(session, &mut trial, &args.output) {
+    let (state, checked) = match run::generate(session, &mut trial, Some(&args.output)) {
         Ok(generated) => generated,
         Err(failure) => {
             if crate::progress::is_interrupted() {
-                return Err(run::interrupt(job, &args.output));
+                return Err(run::interrupt(job, Some(&args.output)));
             }
             return Err(failure);
         }

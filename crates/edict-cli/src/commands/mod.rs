@@ -5,3 +5,4 @@ pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod invert;
 pub(crate) mod reconstruct;
+pub(crate) mod sweep;

@@ -73,7 +73,7 @@ impl Job<'_> {
         let trajectory = settings.trajectory(&folder)?;
         let edict = settings.sampler(&trajectory)?;
         report_stability(&edict, &trajectory, reporter);
-        let image = session::read_image(self.image, &folder, reporter)?;
+        let image = session::read_image(self.image, &folder, settings.sampler, reporter)?;
         let session = session::load(self.model, &folder, None, reporter)?;
         let latent = session.encode_image(&image, self.image)?;
         let floor = session.model.decode(&latent)?;

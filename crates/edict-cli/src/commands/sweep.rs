@@ -1,0 +1,118 @@
+//! `edict sweep`: one edit at several settings.
+
+use edict_core::{MixingWeight, Sampler};
+use edict_stable_diffusion::{Checkpoint, Generation, GuidanceSettings, Inversion};
+use ndarray::Axis;
+use serde_json::{Value, json};
+
+use crate::args::{RunArgs, SweepArgs, WeightArg};
+use crate::failure::Failure;
+use crate::progress::Reporter;
+use crate::report::{Report, insert_guidance, insert_image};
+use crate::run;
+use crate::session;
+use crate::settings::{self, DEFAULT_GUIDANCE, RunSettings, insert_run, report_stability};
+use crate::sheet::{Tile, sheet};
+
+pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failure> {
+    session::check_outputs([args.output.as_path()])?;
+    session::check_picture_name(&args.output, reporter);
+    let or = |given: &[f64], default: &[f64]| if given.is_empty() { default } else { given }.to_vec();
+    let guidance = settings::guidance(&args.guidance, DEFAULT_GUIDANCE);
+    let (strengths, guidances) =
+        (or(&args.strengths, &[0.6, 0.8, 1.0]), or(&args.guidances, &[1.0, 3.0, 5.0, 7.0]));
+    let weights = match &args.mixing_weights[..] {
+        [] => vec![args.run.mixing_weight.unwrap_or(WeightArg::Auto)],
+        weights => weights.to_vec(),
+    };
+    if args.run.strength.is_some() {
+        reporter.warn("--strength has no effect: --strengths says which are drawn".to_owned());
+    }
+    let folder = session::open_folder(&args.model.model)?;
+    // Everything that can be refused is refused before the first run.
+    let mut runs = Vec::new();
+    for weight in &weights {
+        for strength in &strengths {
+            let (mixing_weight, strength) = (Some(*weight), Some(*strength));
+            let settings =
+                RunSettings::new(&RunArgs { mixing_weight, strength, ..args.run.clone() }, 0.8, reporter);
+            settings.must_invert()?;
+            let trajectory = settings.trajectory(&folder)?;
+            runs.push((settings, settings.sampler(&trajectory)?, trajectory));
+        }
+    }
+    let Some((first, ..)) = runs.first() else { return Err(Failure::usage("nothing is to be drawn")) };
+    let image = session::read_image(&args.image, &folder, first.sampler, reporter)?;
+    let session = session::load(&args.model, &folder, None, reporter)?;
+    let latent = session.encode_image(&image, &args.image)?;
+    let source = session::first(&session.model.decode(&latent)?)?;
+    let negative = args.guidance.negative.clone().unwrap_or_default();
+    let source_guidance =
+        GuidanceSettings { scale: args.source_guidance.unwrap_or(guidance.scale), ..guidance };
+
+    let (mut rows, mut cells) = (Vec::new(), Vec::new());
+    for (settings, sampler, trajectory) in runs {
+        report_stability(&sampler, &trajectory, reporter);
+        let start = sampler.state_from_image(&latent, &trajectory)?;
+        let mut job = Checkpoint {
+            command: "sweep".to_owned(),
+            level: trajectory.run().len(),
+            inversion: Inversion {
+                image_latent: sampler.image(&start, &trajectory)?,
+                noise: start,
+                sampler,
+                trajectory,
+                strength: settings.strength,
+                schedule: folder.schedule().clone(),
+                guidance: source_guidance,
+                prompt: args.source.clone(),
+                negative: negative.clone(),
+                origin: session.origin.clone(),
+                predictions: Vec::new(),
+            },
+            generation: None,
+        };
+        run::invert(&session, &mut job, None)?;
+        let weight = sampler.edict().map(|edict| match edict.mixing_weight() {
+            MixingWeight::Fixed(p) => p,
+            MixingWeight::Auto => MixingWeight::Auto.resolve(&job.inversion.trajectory),
+        });
+        let words = weight.filter(|_| weights.len() > 1).map_or(String::new(), |p| format!(", p {p:.3}"));
+        let label = format!("strength {}{words}: {}", settings.strength, args.source);
+        let mut row = vec![Tile::new(source.clone(), label)];
+        for &scale in &guidances {
+            job.generation = Some(Generation {
+                prompts: vec![args.target.clone()],
+                negative: negative.clone(),
+                guidance: GuidanceSettings { scale, ..guidance },
+                finished: 0,
+                state: None,
+            });
+            let (state, _) = run::generate(&session, &mut job, None)?;
+            let Inversion { sampler, trajectory, .. } = &job.inversion;
+            let picture = session.model.decode(&sampler.image(&state, trajectory)?)?;
+            row.push(Tile::new(session::first(&picture)?, format!("guidance {scale}: {}", args.target)));
+            cells.push(json!({"strength": settings.strength, "guidance": scale, "mixing_weight": weight}));
+        }
+        rows.push(row);
+    }
+    session::write_picture(&sheet(&rows).insert_axis(Axis(0)).into_dyn(), &args.output)?;
+
+    let mut json = session.settings(&args.model.model);
+    let (settings, sampler, trajectory) = {
+        let settings = RunSettings::new(&args.run, 0.8, reporter);
+        let trajectory = settings.trajectory(&folder)?;
+        (settings, settings.sampler(&trajectory)?, trajectory)
+    };
+    insert_run(&mut json, &sampler, &trajectory, settings.strength);
+    for key in ["strength", "mixing_weight"] {
+        json.remove(key);
+    }
+    insert_guidance(&mut json, "source_", source_guidance, &negative);
+    json.insert("source".to_owned(), args.source.as_str().into());
+    json.insert("target".to_owned(), args.target.as_str().into());
+    insert_image(&mut json, &args.image, &image);
+    let mut report = Report::new("sweep", json, &[&args.output], &session);
+    report.json.insert("cells".to_owned(), Value::Array(cells));
+    Ok(report)
+}
