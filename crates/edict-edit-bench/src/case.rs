@@ -1,0 +1,44 @@
+//! The questions: scenes of which it is known what an edit should make of them.
+
+use edict_core::Latents;
+use edict_scenes::{Attribute, EditCase, HELD_OUT, Picture};
+use ndarray::ArrayD;
+
+use crate::Fault;
+
+/// A scene, its picture, and the picture that an ideal edit makes.
+pub(crate) struct Case {
+    pub(crate) number: u64,
+    pub(crate) source_caption: String,
+    pub(crate) target_caption: String,
+    /// `[1, 3, side, side]` in [-1, 1].
+    pub(crate) source: Latents,
+    pub(crate) target: Latents,
+    /// Where the two differ, `[side, side]`, rows from the top.
+    pub(crate) changed: Vec<bool>,
+}
+
+impl Case {
+    /// Draws case `number` of an attribute, from seeds no training scene has.
+    pub(crate) fn draw(attribute: Attribute, number: u64, side: usize) -> Result<Self, Fault> {
+        // Every attribute has seeds of its own; the first 512 held-out ones have watched over training.
+        let seed = HELD_OUT + 10_000 + attribute as u64 * 100_000 + number;
+        let case = EditCase::from_seed(seed, attribute);
+        let (source, target) = (case.source.render(side)?, case.target.render(side)?);
+        Ok(Self {
+            number,
+            source_caption: case.source_caption,
+            target_caption: case.target_caption,
+            changed: source.changed(&target)?,
+            source: pixels(&source),
+            target: pixels(&target),
+        })
+    }
+}
+
+fn pixels(picture: &Picture) -> Latents {
+    let (side, bytes) = (picture.side(), picture.bytes());
+    ArrayD::from_shape_fn(vec![1, 3, side, side], |i| {
+        f64::from(bytes[(i[2] * side + i[3]) * 3 + i[1]]) / 127.5 - 1.0
+    })
+}

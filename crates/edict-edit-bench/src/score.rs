@@ -1,0 +1,96 @@
+//! What an edit is worth.
+
+use edict_core::Latents;
+use serde_json::{Value, json};
+
+use crate::case::Case;
+
+/// Sums of squares of one edit, in [-1, 1] and clamped, from which every figure follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Score {
+    /// Mean squared error outside the region that the ideal edit changes, against the source.
+    pub(crate) kept: f64,
+    /// The same of the autoencoder alone.
+    pub(crate) kept_floor: f64,
+    /// Mean squared error inside the region, against the ideal edit.
+    pub(crate) to_target: f64,
+    /// Mean squared error inside the region, against the source.
+    pub(crate) to_source: f64,
+    /// Mean squared difference of source and ideal edit inside the region.
+    pub(crate) apart: f64,
+    /// Mean squared error of the whole picture, against the ideal edit.
+    pub(crate) whole: f64,
+}
+
+impl Score {
+    /// Measures an edit; `floor` is the source through the autoencoder and back.
+    pub(crate) fn of(case: &Case, edit: &Latents, floor: &Latents) -> Self {
+        let mean = |a: &Latents, b: &Latents, inside: Option<bool>| {
+            let plane = case.changed.len();
+            let (mut sum, mut count) = (0.0, 0usize);
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                if inside.is_none_or(|inside| case.changed[i % plane] == inside) {
+                    sum += (a.clamp(-1.0, 1.0) - b.clamp(-1.0, 1.0)).powi(2);
+                    count += 1;
+                }
+            }
+            if count == 0 { 0.0 } else { sum / count as f64 }
+        };
+        Self {
+            kept: mean(edit, &case.source, Some(false)),
+            kept_floor: mean(floor, &case.source, Some(false)),
+            to_target: mean(edit, &case.target, Some(true)),
+            to_source: mean(edit, &case.source, Some(true)),
+            apart: mean(&case.source, &case.target, Some(true)),
+            whole: mean(edit, &case.target, None),
+        }
+    }
+
+    /// Whether the changed region is closer to the ideal edit than halfway from the source: a distance below half of theirs.
+    pub(crate) fn succeeds(&self) -> bool {
+        self.to_target < self.apart / 4.0
+    }
+
+    /// Whether the changed region is nearer to the ideal edit than to the source.
+    pub(crate) fn leans(&self) -> bool {
+        self.to_target < self.to_source
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!([self.kept, self.kept_floor, self.to_target, self.to_source, self.apart, self.whole])
+    }
+
+    pub(crate) fn from_json(value: &Value) -> Option<Self> {
+        let numbers: Vec<f64> = value.as_array()?.iter().filter_map(Value::as_f64).collect();
+        let [kept, kept_floor, to_target, to_source, apart, whole] = numbers[..] else { return None };
+        Some(Self { kept, kept_floor, to_target, to_source, apart, whole })
+    }
+}
+
+/// A mean squared error in [-1, 1] as a ratio in dB for pixels in [0, 1].
+pub(crate) fn decibels(error: f64) -> f64 {
+    -10.0 * (error / 4.0).log10()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edict_scenes::Attribute;
+
+    #[test]
+    fn the_ideal_edit_succeeds_and_the_source_does_not() {
+        for attribute in Attribute::ALL {
+            let case = Case::draw(attribute, 3, 64).unwrap();
+            let ideal = Score::of(&case, &case.target, &case.source);
+            assert!(ideal.succeeds() && ideal.leans() && ideal.whole == 0.0, "{attribute:?}");
+            // What differs by less than an eye sees counts as outside.
+            assert!(decibels(ideal.kept) > 35.0, "{attribute:?} {}", ideal.kept);
+            let nothing = Score::of(&case, &case.source, &case.source);
+            assert!(!nothing.succeeds() && !nothing.leans() && nothing.kept == 0.0, "{attribute:?}");
+            // Halfway is not enough.
+            let half = (&case.source + &case.target) / 2.0;
+            assert!(!Score::of(&case, &half, &case.source).succeeds(), "{attribute:?}");
+            assert_eq!(Score::from_json(&ideal.json()), Some(ideal));
+        }
+    }
+}
