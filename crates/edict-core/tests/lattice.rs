@@ -9,26 +9,6 @@ use proptest::prelude::*;
 
 type AnyModel = Box<dyn NoisePredictor<Condition = f64, Error = ndarray::ShapeError>>;
 
-/// A model that cannot fail, with the error type of those that can.
-struct Fallible<P>(P);
-
-impl<P: NoisePredictor<Condition = f64, Error = std::convert::Infallible>> NoisePredictor for Fallible<P> {
-    type Condition = f64;
-    type Error = ndarray::ShapeError;
-
-    fn predict(
-        &self,
-        z: ndarray::ArrayViewD<'_, f64>,
-        t: Timestep,
-        c: &f64,
-    ) -> Result<Latents, ndarray::ShapeError> {
-        match self.0.predict(z, t, c) {
-            Ok(eps) => Ok(eps),
-            Err(never) => match never {},
-        }
-    }
-}
-
 /// Smooth, discontinuous and of every precision.
 fn model(kind: usize) -> AnyModel {
     let network = TanhNetwork::new(8, 5);

@@ -193,26 +193,6 @@ fn factors(trajectory: &Trajectory, gamma: Option<f64>, index: usize) -> (f64, f
     (h(index), rho(index), s)
 }
 
-/// A model that cannot fail, with the error type of those that can.
-struct Fallible<P>(P);
-
-impl<P: NoisePredictor<Condition = f64, Error = std::convert::Infallible>> NoisePredictor for Fallible<P> {
-    type Condition = f64;
-    type Error = ndarray::ShapeError;
-
-    fn predict(
-        &self,
-        z: ndarray::ArrayViewD<'_, f64>,
-        t: Timestep,
-        c: &f64,
-    ) -> Result<Latents, ndarray::ShapeError> {
-        match self.0.predict(z, t, c) {
-            Ok(eps) => Ok(eps),
-            Err(never) => match never {},
-        }
-    }
-}
-
 #[test]
 fn images_and_noise_come_back_in_f64() {
     let model = TanhNetwork::new(8, 5);

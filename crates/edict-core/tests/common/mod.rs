@@ -65,3 +65,23 @@ pub fn image_round_trip<P: NoisePredictor>(
     let back = generate.generate(&noise, trajectory, model, condition, &mut seen).unwrap();
     (pair_difference(&back, &start), seen.0)
 }
+
+/// A model that cannot fail, with the error type of those that can.
+pub struct Fallible<P>(pub P);
+
+impl<P: NoisePredictor<Condition = f64, Error = std::convert::Infallible>> NoisePredictor for Fallible<P> {
+    type Condition = f64;
+    type Error = ndarray::ShapeError;
+
+    fn predict(
+        &self,
+        z: ndarray::ArrayViewD<'_, f64>,
+        t: Timestep,
+        c: &f64,
+    ) -> Result<Latents, ndarray::ShapeError> {
+        match self.0.predict(z, t, c) {
+            Ok(eps) => Ok(eps),
+            Err(never) => match never {},
+        }
+    }
+}
