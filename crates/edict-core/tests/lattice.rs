@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn one_step_is_within_eight_units_of_the_step_in_f64(
-        steps in 2usize..=100, at in 0.0..1.0, p in 0.85..=1.0, leapfrog: bool, invert: bool, seed: u64,
+        steps in 2usize..=100, at in 0.0..1.0, p in 0.3..=1.0, leapfrog: bool, invert: bool, seed: u64,
     ) {
         let lattice = sampler(p, leapfrog, 40, 8);
         let order = if leapfrog { UpdateOrder::Leapfrog } else { UpdateOrder::Fixed };
@@ -122,10 +122,13 @@ proptest! {
              float.generate(&pair, &step, &model, &0.2, &mut ()).unwrap())
         };
         let end = lattice.leave(&exact, &whole).unwrap();
-        // A unit at this level, and inversion divides by the mixing weight.
+        // In units of the level the step leads to. `y` is rounded where the difference is taken from `x`, where it is put back, and in
+        // the mixing, half a unit each; `x` once more where it is read; the difference by half a unit in each of its two updates. That is
+        // 3 units, and half of one when leaving; what is read with up to 1.5 units of it moves the other latent by as much times the
+        // network's slope and `|b| < 1`. Inversion is no worse for a small weight: the register of the difference goes through
+        // the mixing as it is, nothing is divided by p. (150,000 steps of as many networks, p from .85 on: at most 3.8 units.)
         let alpha_bar = whole.alpha_bars()[exact.level()];
-        let unit = 2f64.powi(-40) * (alpha_bar / whole.end_alpha_bar()).sqrt();
-        let bound = 8.0 * unit.max(2f64.powi(-40)) * if invert { 1.0 / (p * p) } else { 1.0 };
+        let bound = 8.0 * 2f64.powi(-40) * (alpha_bar / whole.end_alpha_bar()).sqrt();
         prop_assert!(pair_difference(&end, &floating) <= bound, "{:e} {bound:e}", pair_difference(&end, &floating));
     }
 
