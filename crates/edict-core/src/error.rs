@@ -176,8 +176,10 @@ pub enum StateError {
     /// The state is that of another sampler.
     #[error("the state is one of another sampler")]
     OtherSampler,
-    /// Registers of a lattice state differ in shape or have left their range.
-    #[error("the lattice registers must have one shape and stay below 2^62 in magnitude")]
+    /// Registers of a lattice state differ in shape or have left their range, or a carry plane does not fit the lattice.
+    #[error(
+        "the lattice registers must have one shape and stay below 2^62 in magnitude, and carry planes below 2 to the spill bits"
+    )]
     Registers,
     /// The two latents of a pair differ in shape.
     #[error("the pair's latents must have one shape, found {x:?} and {y:?}")]

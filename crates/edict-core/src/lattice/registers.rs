@@ -26,14 +26,19 @@ impl Registers {
     /// Puts registers together from what [`Self::values`], [`Self::carry`] and [`Self::grid`] return.
     ///
     /// # Errors
-    /// [`StateError::Registers`] if shapes differ or a register leaves the range `|value| < 2^62`.
+    /// [`StateError::Registers`] if shapes differ, a register leaves the range `|value| < 2^62` or a carry plane holds more bits than
+    /// the lattice spills.
     pub fn from_parts(
         [v, w]: [ArrayD<i64>; 2],
         carry: Vec<ArrayD<u8>>,
         grid: Grid,
     ) -> Result<Self, StateError> {
         let in_range = |values: &ArrayD<i64>| values.iter().all(|value| -RANGE < *value && *value < RANGE);
-        let fits = v.shape() == w.shape() && carry.iter().all(|plane| plane.shape() == v.shape());
+        // A larger byte would overlap the register when it is taken back, and not come out again.
+        let spilled =
+            |plane: &ArrayD<u8>| plane.iter().all(|byte| u32::from(*byte) >> grid.spill_bits() == 0);
+        let fits =
+            v.shape() == w.shape() && carry.iter().all(|plane| plane.shape() == v.shape() && spilled(plane));
         if !fits || !in_range(&v) || !in_range(&w) {
             return Err(StateError::Registers);
         }
