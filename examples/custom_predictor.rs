@@ -1,12 +1,14 @@
 //! A model of your own behind the samplers: implement one trait.
 //!
 //! The model here is a small network in single precision that predicts velocities and knows ten classes. What it needs is
-//! what any real one needs: a cast on the way in and out, an error type, a parameterisation, and guidance.
+//! what any real one needs: a cast on the way in and out, an error type, a parameterisation, guidance, and a check that it answers as
+//! the samplers need it to.
 
 use edict::{
-    CoupledPair, Edict, Guidance, GuidanceScale, Guided, Latents, NoisePredictor, NoiseSchedule, Sampler,
-    Timestep, Trajectory, VelocityPredictor, narrow, widen,
+    Guidance, GuidanceScale, Guided, Latents, LatticeEdict, NoisePredictor, NoiseSchedule, Sampler, Timestep,
+    Trajectory, VelocityPredictor, narrow, widen,
 };
+use edict_testkit::conformance::{Tolerances, check_predictor};
 use ndarray::{Array2, ArrayD, ArrayViewD, Ix2};
 
 /// Features of a sample.
@@ -70,24 +72,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let schedule = NoiseSchedule::linear(1e-4, 0.02, 1000)?;
     let trajectory = Trajectory::builder(25).strength(0.8).build(&schedule)?;
 
-    let model = VelocityPredictor::new(MyModel::new(), schedule);
+    let model = VelocityPredictor::new(MyModel::new(), schedule.clone());
+    let data = Latents::from_shape_fn(vec![4, WIDTH], |i| ((i[0] + 2 * i[1]) as f64).sin());
+    // Once, before it is used. A matrix product in f32 may add in another order in another batch: up to 1e-6 apart.
+    let tolerances = Tolerances { pair: 1e-6, batch: 1e-6 };
+    check_predictor(&model, &schedule, data.view(), &Some(3), Some(&None), tolerances)?;
+
     let guided = Guided::new(model, GuidanceScale::constant(2.0)?);
     let source = Guidance { positive: Some(3), negative: None };
     let target = Guidance { positive: Some(7), negative: None };
 
-    let edict = Edict::default();
-    let data = Latents::from_shape_fn(vec![4, WIDTH], |i| ((i[0] + 2 * i[1]) as f64).sin());
-    let noise = edict.invert(&CoupledPair::equal_to(&data), &trajectory, &guided, &source, &mut ())?;
+    let edict = LatticeEdict::default();
+    let image = edict.state_from_image(&data, &trajectory)?;
+    let noise = edict.invert(&image, &trajectory, &guided, &source, &mut ())?;
     let back = edict.generate(&noise, &trajectory, &guided, &source, &mut ())?;
     let edited = edict.generate(&noise, &trajectory, &guided, &target, &mut ())?;
 
-    let distance = |z: &Latents| (z - &data).iter().fold(0.0, |m: f64, d| m.max(d.abs()));
-    println!(
-        "back under class 3: {:.1e} off; under class 7: {:.2} away",
-        distance(&back.x),
-        distance(&edited.x)
-    );
-    assert!(distance(&back.x) < 1e-4, "exact up to roundings that a network in f32 sees");
+    assert_eq!(back, image, "every bit comes back");
+    let edited = edict.image(&edited, &trajectory)?;
+    let distance = (&edited - &data).iter().fold(0.0, |m: f64, d| m.max(d.abs()));
+    println!("back under class 3: the same bits; under class 7: {distance:.2} away");
 
     let wrong = Guidance { positive: Some(12), negative: None };
     let error = edict.generate(&noise, &trajectory, &guided, &wrong, &mut ()).unwrap_err();
