@@ -234,8 +234,11 @@ fn any_number_enters_within_half_a_unit_or_is_refused() {
                     Err(other) => panic!("{value:e}: {other}"),
                 }
             }
-            // Noise too, whose units are finer; and a pair of two such numbers.
-            let _ = two_step.state_from_noise(&image, &run);
+            // Noise too, whose unit is finer; and a pair of two such numbers.
+            if let Ok(state) = two_step.state_from_noise(&image, &run) {
+                let found = two_step.leave(&state, &run).unwrap();
+                assert!(max_difference(found.latents(), &image) <= unit / 2.0, "{value:e}");
+            }
             for other in adversarial() {
                 let pair = CoupledPair { x: image.clone(), y: Latents::from_elem(vec![1, 3], other) };
                 if let Ok(state) = edict.enter(&pair, &run, 3) {
@@ -273,31 +276,43 @@ impl NoisePredictor for Once {
     }
 }
 
-/// Runs from an image with one absurd answer out, and the same answer on the way back.
+/// Runs out with one absurd answer, and back with the same one.
 fn survives<S: Sampler<State: PartialEq + std::fmt::Debug>>(
     sampler: &S,
     run: &Trajectory,
-    (at, value, calls): (usize, f64, usize),
-    expect_range: impl Fn(f64) -> bool,
+    (inverting, at, value, calls): (bool, usize, f64, usize),
+    bits_of: impl Fn(&S::State) -> Vec<u64>,
 ) {
-    let model = |at| Once { network: TanhNetwork::new(8, 5), at, value, calls: Cell::new(0) };
-    let start = sampler.state_from_image(&normal(&[1, 8], 3), run).unwrap();
+    let what = format!("{value:e} at call {at}, inverting {inverting}");
+    let walk = |from: &S::State, inverting, at| {
+        let model = Once { network: TanhNetwork::new(8, 5), at, value, calls: Cell::new(0) };
+        if inverting {
+            sampler.invert(from, run, &model, &0.2, &mut ())
+        } else {
+            sampler.generate(from, run, &model, &0.2, &mut ())
+        }
+    };
+    let latents = normal(&[1, 8], 3);
+    let start = if inverting {
+        sampler.state_from_image(&latents, run)
+    } else {
+        sampler.state_from_noise(&latents, run)
+    };
+    let start = start.unwrap();
     let kept = start.clone();
-    match sampler.invert(&start, run, &model(at), &0.2, &mut ()) {
-        Ok(noise) => {
-            assert!(value.is_finite(), "{value:e} at {at}");
+    match walk(&start, inverting, at) {
+        Ok(end) => {
+            assert!(value.is_finite(), "{what}");
             // The call is the same one from the other end.
-            let back = sampler.generate(&noise, run, &model(calls - 1 - at), &0.2, &mut ());
-            let (back, image) = (back.unwrap(), sampler.image(&start, run).unwrap());
-            assert_eq!(bits(&sampler.image(&back, run).unwrap()), bits(&image), "{value:e} at {at}");
+            let back = walk(&end, !inverting, calls - 1 - at).unwrap();
+            assert_eq!(bits_of(&back), bits_of(&start), "{what}");
         }
+        // A register holds 2^62 units of 2^-40, and a step of this run takes a thousandth of the noise at least.
         Err(SampleError::Step(StepError::Range { .. })) => {
-            assert!(value.is_finite() && expect_range(value), "{value:e} at {at}");
+            assert!(value.is_finite() && value.abs() > 1e3, "{what}");
         }
-        Err(SampleError::Step(StepError::NonFinite { .. })) => {
-            assert!(!value.is_finite(), "{value:e} at {at}");
-        }
-        Err(other) => panic!("{value:e} at {at}: {other}"),
+        Err(SampleError::Step(StepError::NonFinite { .. })) => assert!(!value.is_finite(), "{what}"),
+        Err(other) => panic!("{what}: {other}"),
     }
     assert_eq!(start, kept);
 }
@@ -305,15 +320,19 @@ fn survives<S: Sampler<State: PartialEq + std::fmt::Debug>>(
 #[test]
 fn any_number_predicted_is_taken_back_or_refused() {
     let run = trajectory(4, 1.0);
-    // A register holds 2^62 units of 2^-40; a step's noise counts at least a thousandth.
-    let expect_range = |value: f64| value.abs() > 1e3;
-    for value in adversarial() {
+    let (edict, two_step) = (LatticeEdict::default(), LatticeTwoStep::default());
+    for (value, inverting) in adversarial().into_iter().flat_map(|value| [(value, true), (value, false)]) {
         for at in 0..8 {
-            survives(&LatticeEdict::default(), &run, (at, value, 8), expect_range);
+            survives(&edict, &run, (inverting, at, value, 8), |state| {
+                let CoupledPair { x, y } = edict.leave(state, &run).unwrap();
+                [bits(&x), bits(&y)].concat()
+            });
         }
-        // The first call of inversion, at the image, is not asked again in generation.
+        // The first call, with one latent alone, is not asked again on the way back.
         for at in 1..4 {
-            survives(&LatticeTwoStep::default(), &run, (at, value, 4), expect_range);
+            survives(&two_step, &run, (inverting, at, value, 4), |state| {
+                bits(two_step.leave(state, &run).unwrap().latents())
+            });
         }
     }
 }

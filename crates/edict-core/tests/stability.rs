@@ -99,7 +99,7 @@ fn a_network_that_answers_differently_is_found_out() {
     });
     match ask(&flaky).unwrap_err() {
         DeterminismError::Differs { different: 1, total: 16, largest } => {
-            assert!(largest > 0.0 && largest < 1e-15)
+            assert!(largest > 0.0 && largest < 1e-15);
         }
         other => panic!("{other}"),
     }

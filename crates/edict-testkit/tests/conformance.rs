@@ -106,7 +106,7 @@ fn a_shape_that_is_not_the_latents_is_found() {
     let model = broken(|z, t, c, _| answer(z, t, c).into_shape_with_order(vec![16]).unwrap());
     match error(&model) {
         ConformanceError::Shape { expected, found, .. } => {
-            assert_eq!((expected, found), (vec![2, 8], vec![16]))
+            assert_eq!((expected, found), (vec![2, 8], vec![16]));
         }
         other => panic!("{other}"),
     }
@@ -193,7 +193,7 @@ fn answers_that_depend_on_the_batch_are_found_unless_tolerated() {
 fn a_pair_that_swaps_its_answers_is_found() {
     match error(&broken_pair(|[first, second]| [second, first])) {
         ConformanceError::Pair { answer: 0, swapped: true, difference, .. } => {
-            assert_eq!(difference.different, 16)
+            assert_eq!(difference.different, 16);
         }
         other => panic!("{other}"),
     }
@@ -287,12 +287,12 @@ fn failures_of_the_model_keep_their_cause() {
 
 #[test]
 fn latents_that_ask_nothing_are_refused() {
+    // A single number has no batch axis.
     for shape in [vec![], vec![0, 8], vec![2, 0]] {
         let none = Latents::zeros(shape.clone());
         let model = TanhNetwork::new(8, 5);
         let found = check_predictor(&model, &schedule(), none.view(), &0.3, None, Tolerances::BITWISE);
         match found {
-            // A single number has no batch axis.
             Err(ConformanceError::Latents(found)) => assert_eq!(found, shape),
             other => panic!("{other:?}"),
         }

@@ -36,12 +36,15 @@ impl Reach {
     }
 }
 
+/// What is seen of a state at a level.
+type Look<'a, S> = Box<dyn Fn(&S, usize) -> [f64; 2] + 'a>;
+
 /// A run in floats, and how its states look on a lattice.
 struct Run<'a, S: Sampler> {
     sampler: S,
     configuration: &'a Configuration,
     /// The largest register that a state at a level needs, and its largest latent.
-    registers: Box<dyn Fn(&S::State, usize) -> [f64; 2] + 'a>,
+    registers: Look<'a, S::State>,
     /// Rounds the latents of a state at a level to the lattice's unit.
     round: Box<dyn Fn(S::State, usize) -> S::State + 'a>,
 }
