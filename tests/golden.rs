@@ -151,9 +151,9 @@ fn library_agrees(file: &str) {
         AnySampler::Edict(float),
         AnySampler::LatticeEdict(LatticeEdict::new(weight, settings.order).unwrap()),
         AnySampler::TwoStep(belm),
-        AnySampler::LatticeTwoStep(LatticeTwoStep::new(belm)),
+        AnySampler::LatticeTwoStep(LatticeTwoStep::new(belm).unwrap()),
         AnySampler::TwoStep(bdia),
-        AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia)),
+        AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia).unwrap()),
         AnySampler::Ddim(Ddim),
     ];
     let trajectory = bench.trajectory(settings);

@@ -67,8 +67,8 @@ pub(crate) fn candidates(
     let any = Candidate::Any;
     Ok(vec![
         ("edict", any(AnySampler::LatticeEdict(LatticeEdict::new(weight, order)?))),
-        ("belm", any(AnySampler::LatticeTwoStep(LatticeTwoStep::new(belm)))),
-        ("bdia", any(AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia)))),
+        ("belm", any(AnySampler::LatticeTwoStep(LatticeTwoStep::new(belm)?))),
+        ("bdia", any(AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia)?))),
         ("edict_float", any(AnySampler::Edict(edict))),
         ("belm_float", any(AnySampler::TwoStep(belm))),
         ("bdia_float", any(AnySampler::TwoStep(bdia))),

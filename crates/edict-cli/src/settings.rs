@@ -82,7 +82,7 @@ impl RunSettings {
                     _ => TwoStepRule::Belm,
                 };
                 match exact {
-                    true => AnySampler::LatticeTwoStep(LatticeTwoStep::new(two_step(rule)?)),
+                    true => AnySampler::LatticeTwoStep(LatticeTwoStep::new(two_step(rule)?)?),
                     false => AnySampler::TwoStep(two_step(rule)?),
                 }
             }

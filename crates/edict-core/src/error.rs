@@ -116,6 +116,9 @@ pub enum ConfigError {
     /// The mixing weight is too small for the lattice.
     #[error("mixing weight is {0}; on the lattice it must be at least 2^-16")]
     LatticeWeight(f64),
+    /// The parameter of BDIA is too small for the lattice.
+    #[error("gamma is {0}; on the lattice it must be at least 2^-16")]
+    LatticeGamma(f64),
     /// The lattice cannot be laid like this.
     #[error(
         "a lattice of {unit_bits} unit bits and {spill_bits} spill bits was asked for; unit bits must be 1 to 48, spill bits \
@@ -224,8 +227,8 @@ pub enum StepError<E: Error + 'static> {
     },
     /// A latent has left the lattice's range.
     #[error(
-        "step {step} (timestep {timestep}) leads to {value:e}, outside the lattice's range; a larger mixing weight keeps latents \
-         smaller"
+        "step {step} (timestep {timestep}) leads to {value:e}, outside the lattice's range; a larger mixing weight, a gamma nearer to \
+         1 or less guidance keeps latents smaller"
     )]
     Range {
         /// Index of the step in its run.

@@ -52,10 +52,13 @@ impl Sampler for SinglePrecision {
         let ((a, b), p) = (step.coefficients(), self.0.mixing_weight().resolve(run));
         let (first, second) =
             if self.0.order().x_first(step) { (&mut *x, &mut *y) } else { (&mut *y, &mut *x) };
-        let e = predict(predictor, second, step, condition)?;
-        line(first, &e, |z, e| a * z + b * e);
-        let e = predict(predictor, first, step, condition)?;
-        line(second, &e, |z, e| a * z + b * e);
+        // As `Edict`: where `b = 0` the network has no say, and is not asked.
+        if b != 0.0 {
+            let e = predict(predictor, second, step, condition)?;
+            line(first, &e, |z, e| a * z + b * e);
+            let e = predict(predictor, first, step, condition)?;
+            line(second, &e, |z, e| a * z + b * e);
+        }
         line(x, y, |x, y| p * x + (1.0 - p) * y);
         line(y, x, |y, x| p * y + (1.0 - p) * x);
         finite(FiniteCheck::of(x), step)?;
@@ -75,10 +78,12 @@ impl Sampler for SinglePrecision {
         line(x, y, |x, y| (x - (1.0 - p) * y) / p);
         let (first, second) =
             if self.0.order().x_first(step) { (&mut *x, &mut *y) } else { (&mut *y, &mut *x) };
-        let e = predict(predictor, first, step, condition)?;
-        line(second, &e, |z, e| (z - b * e) / a);
-        let e = predict(predictor, second, step, condition)?;
-        line(first, &e, |z, e| (z - b * e) / a);
+        if b != 0.0 {
+            let e = predict(predictor, first, step, condition)?;
+            line(second, &e, |z, e| (z - b * e) / a);
+            let e = predict(predictor, second, step, condition)?;
+            line(first, &e, |z, e| (z - b * e) / a);
+        }
         finite(FiniteCheck::of(x), step)?;
         finite(FiniteCheck::of(y), step)
     }

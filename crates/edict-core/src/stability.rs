@@ -65,8 +65,8 @@ impl Stability {
         let undone = steps - step as f64;
         let source = value.abs().log2() + 2.0 * undone * p.log2();
         let weight = ((source - SIZE.log2()) / (2.0 * steps)).exp2();
+        // A value that is not finite says nothing, and `max` then takes the automatic weight.
         let rounded = (weight.max(MixingWeight::Auto.resolve(run)) * 1e4).ceil() / 1e4;
-        // NaN, which no finite value leads to, becomes 1.
         rounded.min(1.0)
     }
 }

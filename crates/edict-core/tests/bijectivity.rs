@@ -154,7 +154,7 @@ fn a_step_of_the_two_step_samplers_is_a_bijection_of_all_registers() {
             0 => TwoStepRule::Belm,
             _ => TwoStepRule::Bdia { gamma: 1.0 - 0.9 * draw.below(1 << 20) as f64 / f64::from(1 << 20) },
         };
-        let sampler = LatticeTwoStep::new(TwoStep::new(rule).unwrap()).with_grid(registers.grid());
+        let sampler = LatticeTwoStep::new(TwoStep::new(rule).unwrap()).unwrap().with_grid(registers.grid());
         // Both steps around the level change something: the last of a run without an offset does not.
         let wide = |step: &Step| step.alpha_bar_from() < step.alpha_bar_to();
         let steps = run.steps().iter().filter(|step| wide(step)).count();

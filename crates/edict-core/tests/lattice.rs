@@ -133,6 +133,41 @@ proptest! {
     }
 
     #[test]
+    fn a_whole_run_is_that_of_f64_up_to_the_lattice_and_its_growth(
+        steps in 2usize..=60, p in 0.9..=1.0, invert: bool, seed: u64,
+    ) {
+        let (lattice, float) = (sampler(p, true, 40, 8), edict(p, UpdateOrder::Leapfrog));
+        let (whole, model) = (trajectory(steps, 1.0), TanhNetwork::new(8, 5));
+        let end = if invert { steps } else { 0 };
+        let pair = CoupledPair { x: normal(&[1, 8], seed), y: normal(&[1, 8], seed) };
+        let state = lattice.enter(&pair, &whole, end).unwrap();
+        let pair = lattice.leave(&state, &whole).unwrap();
+        let run = |pair: &CoupledPair| if invert {
+            float.invert(pair, &whole, &model, &0.2, &mut ()).unwrap()
+        } else {
+            float.generate(pair, &whole, &model, &0.2, &mut ()).unwrap()
+        };
+        let floating = run(&pair);
+        let exact = if invert {
+            lattice.invert(&state, &whole, &model, &0.2, &mut ()).unwrap()
+        } else {
+            lattice.generate(&state, &whole, &model, &0.2, &mut ()).unwrap()
+        };
+        let exact = lattice.leave(&exact, &whole).unwrap();
+        // Growth: the change of the result for a change of the input by a unit, each latent by itself and in either sense, at
+        // the coarsest unit of the run's levels.
+        let unit = 2f64.powi(-40);
+        let mut growth: f64 = 0.0;
+        for (dx, dy) in [(unit, 0.0), (0.0, unit), (unit, unit), (unit, -unit)] {
+            let moved = CoupledPair { x: &pair.x + dx, y: &pair.y + dy };
+            growth = growth.max(pair_difference(&run(&moved), &floating) / unit);
+        }
+        let bound = 8.0 * unit * (1.0 + growth);
+        let found = pair_difference(&exact, &floating);
+        prop_assert!(found <= bound, "{found:e} {bound:e} growth {growth}");
+    }
+
+    #[test]
     fn latents_on_the_lattice_enter_and_leave_unchanged(seed: u64, steps in 1usize..=60) {
         let sampler = LatticeEdict::default();
         let trajectory = trajectory(steps, 1.0);

@@ -83,7 +83,7 @@ proptest! {
         offset in 0usize..=1, alpha_one: bool, unit_bits in 20u32..=44, spill_bits in 1u32..=8,
     ) {
         let trajectory = any_trajectory(steps, strength, offset, alpha_one);
-        let sampler = LatticeTwoStep::new(rule(gamma)).with_grid(Grid::new(unit_bits, spill_bits).unwrap());
+        let sampler = LatticeTwoStep::new(rule(gamma)).unwrap().with_grid(Grid::new(unit_bits, spill_bits).unwrap());
         let start = sampler.state_from_image(&normal(&[2, 8], seed), &trajectory).unwrap();
         let image = sampler.image(&start, &trajectory).unwrap();
         let run = |model: &dyn NoisePredictor<Condition = f64, Error = ndarray::ShapeError>| -> Result<(), TestCaseError> {
@@ -116,7 +116,7 @@ proptest! {
         unit_bits in 20u32..=44, spill_bits in 1u32..=8, cut in 0.0..=1.0,
     ) {
         let trajectory = any_trajectory(steps, strength, offset, false);
-        let sampler = LatticeTwoStep::new(rule(gamma)).with_grid(Grid::new(unit_bits, spill_bits).unwrap());
+        let sampler = LatticeTwoStep::new(rule(gamma)).unwrap().with_grid(Grid::new(unit_bits, spill_bits).unwrap());
         let model = TanhNetwork::new(8, 5);
         let start = sampler.state_from_noise(&normal(&[2, 8], seed), &trajectory).unwrap();
         let noise = sampler.leave(&start, &trajectory).unwrap();
@@ -137,7 +137,7 @@ proptest! {
         steps in 3usize..=100, at in 0.0..1.0, gamma in gammas(), invert: bool, seed: u64,
     ) {
         let trajectory = any_trajectory(steps, 1.0, 1, false);
-        let (float, lattice) = (rule(gamma), LatticeTwoStep::new(rule(gamma)));
+        let (float, lattice) = (rule(gamma), LatticeTwoStep::new(rule(gamma)).unwrap());
         let model = TanhNetwork::new(8, 5);
         let index = 1 + (at * (steps - 1) as f64) as usize;
         // A state of a run, so that its difference has the size that the lattice is laid for.
@@ -244,6 +244,8 @@ fn what_cannot_be_used_is_refused() {
     for gamma in [0.0, -1.0, 1.01, f64::NAN] {
         assert!(TwoStep::new(TwoStepRule::Bdia { gamma }).is_err(), "{gamma}");
     }
+    let tiny = TwoStep::new(TwoStepRule::Bdia { gamma: 1e-300 }).unwrap();
+    assert_eq!(LatticeTwoStep::new(tiny), Err(ConfigError::LatticeGamma(1e-300)));
     let (a, b) = (normal(&[1, 8], 1), normal(&[2, 8], 1));
     assert!(matches!(Neighbours::new(a.clone(), 0, b, 0), Err(StateError::PairShape { .. })));
     let (trajectory, model) = (any_trajectory(10, 1.0, 1, false), TanhNetwork::new(8, 5));

@@ -33,7 +33,7 @@ impl Method {
         Ok(vec![
             Self::Invert("edict", AnySampler::LatticeEdict(edict)),
             Self::Invert("belm", AnySampler::LatticeTwoStep(LatticeTwoStep::default())),
-            Self::Invert("bdia", AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia))),
+            Self::Invert("bdia", AnySampler::LatticeTwoStep(LatticeTwoStep::new(bdia)?)),
             Self::Invert("ddim", AnySampler::Ddim(Ddim)),
             Self::SdEdit,
         ])

@@ -367,7 +367,7 @@ fn read_sampler(file: &TensorReader<'_>, metadata: &Metadata) -> Result<AnySampl
     let two_step = |rule| {
         let sampler = TwoStep::new(rule)?;
         Ok(match grid {
-            Some(grid) => AnySampler::LatticeTwoStep(LatticeTwoStep::new(sampler).with_grid(grid)),
+            Some(grid) => AnySampler::LatticeTwoStep(LatticeTwoStep::new(sampler)?.with_grid(grid)),
             None => AnySampler::TwoStep(sampler),
         })
     };

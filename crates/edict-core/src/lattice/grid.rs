@@ -59,7 +59,7 @@ impl Grid {
     pub(super) fn refine(self, worth: f64) -> DifferenceUnit {
         let spill = f64::from(1u32 << self.spill_bits);
         let mut unit = DifferenceUnit { worth, spills: 0 };
-        // A unit of worth 0 would never get there; no weight allowed by a sampler's constructor leads to it.
+        // A unit of worth 0, to which only a run with absurd levels leads, would never get there: the step then leaves the range.
         while unit.worth < 1.0 / spill && unit.worth > 0.0 {
             unit.worth *= spill;
             unit.spills += 1;

@@ -9,7 +9,10 @@ use super::registers::{Operation, Registers, difference};
 use super::single::Exceptions;
 use crate::sampler::predict_finite;
 use crate::two_step::{Move, check_place, generating, inverting, is_wide, width};
-use crate::{Latents, Neighbours, NoisePredictor, Sampler, StateError, Step, StepError, Trajectory, TwoStep};
+use crate::{
+    ConfigError, Latents, Neighbours, NoisePredictor, Sampler, StateError, Step, StepError, Trajectory,
+    TwoStep, TwoStepRule,
+};
 
 /// O-BELM and BDIA in integers: exact to the last bit, at one network call a step.
 ///
@@ -57,8 +60,15 @@ impl LatticeNeighbours {
 
 impl LatticeTwoStep {
     /// Makes the sampler whose steps in floats are those of `two_step`.
-    pub fn new(two_step: TwoStep) -> Self {
-        Self { two_step, grid: Grid::default() }
+    ///
+    /// # Errors
+    /// [`ConfigError::LatticeGamma`] if `gamma` is below `2^-16`.
+    pub fn new(two_step: TwoStep) -> Result<Self, ConfigError> {
+        match two_step.rule() {
+            // Far below any use; keeps a difference unit away from underflow, and carry planes to two a step.
+            TwoStepRule::Bdia { gamma } if gamma < 1.0 / 65536.0 => Err(ConfigError::LatticeGamma(gamma)),
+            _ => Ok(Self { two_step, grid: Grid::default() }),
+        }
     }
 
     /// Lays the lattice otherwise than by default.
@@ -135,7 +145,7 @@ impl LatticeTwoStep {
     fn unit(&self, run: &Trajectory, step: &Step) -> DifferenceUnit {
         let mut unit = DifferenceUnit { worth: 1.0, spills: 0 };
         let mut previous: Option<&Step> = None;
-        for next in run.run()[..=step.index()].iter().filter(|step| is_wide(step)) {
+        for next in run.run().iter().take(step.index() + 1).filter(|step| is_wide(step)) {
             if let Some(previous) = previous {
                 unit = self.grid.refine(self.two_step.transition(previous, next).rho * unit.worth);
             }

@@ -103,7 +103,7 @@ impl Configuration {
                 visit.with(sampler.with_grid(self.grid))
             }
             Method::TwoStep(rule) => {
-                visit.with(LatticeTwoStep::new(TwoStep::new(rule).unwrap()).with_grid(self.grid))
+                visit.with(LatticeTwoStep::new(TwoStep::new(rule).unwrap()).unwrap().with_grid(self.grid))
             }
         }
     }

@@ -127,7 +127,7 @@ pub fn check_round_trips<P: NoisePredictor + ?Sized>(
     check_latents(&latents)?;
     let latents = latents.to_owned();
     let belm = LatticeTwoStep::default();
-    let bdia = LatticeTwoStep::new(TwoStep::new(TwoStepRule::Bdia { gamma: 0.96 })?);
+    let bdia = LatticeTwoStep::new(TwoStep::new(TwoStepRule::Bdia { gamma: 0.96 })?)?;
     for &steps in steps {
         // Where there is room, so that the last step changes something too: a schedule may end at the level of timestep 0.
         let room = schedule.timesteps().checked_div(steps).is_some_and(|stride| stride > 1);
