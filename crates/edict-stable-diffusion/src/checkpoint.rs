@@ -113,6 +113,10 @@ impl Checkpoint {
         let generation = match metadata.generation {
             None => None,
             Some(note) => {
+                let (finished, prompts) = (note.finished, note.prompts.len());
+                if finished >= prompts {
+                    return Err(InversionFileError::Finished { finished, prompts });
+                }
                 let shape = inversion.image_latent.shape();
                 let Inversion { sampler, trajectory, .. } = &inversion;
                 let state = match note.state {

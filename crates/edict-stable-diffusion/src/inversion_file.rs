@@ -54,6 +54,20 @@ pub enum InversionFileError {
     /// The file is no checkpoint.
     #[error("not a checkpoint: its metadata has no `edict_checkpoint` entry")]
     NotACheckpoint,
+    /// A checkpoint of pictures has none left to make.
+    #[error("metadata `edict_checkpoint` are damaged: {finished} of {prompts} pictures are finished")]
+    Finished {
+        /// Pictures that are finished.
+        finished: usize,
+        /// Pictures in all.
+        prompts: usize,
+    },
+    /// The registers of an exact state are not those that were written.
+    #[error("`{name}` is not the hash of the registers beside it: the file is damaged, make it again")]
+    Damaged {
+        /// The tensor with the hash.
+        name: String,
+    },
     /// The latents of an exact state are not those of its registers.
     #[error(
         "`{name}` is not what the registers beside it stand for; exact inversions cannot be changed by hand: invert with \
@@ -279,6 +293,9 @@ impl Inversion {
         let metadata: Metadata = file.metadata("edict")?.ok_or(InversionFileError::NotAnInversion)?;
         let sampler = read_sampler(file, &metadata)?;
         let image_latent = file.latents("image_latent")?;
+        if !image_latent.iter().all(|value| value.is_finite()) {
+            return Err(StateError::NonFinite { latent: "image_latent" }.into());
+        }
         let timesteps = (file.vector("run.timestep", None)?.into_iter())
             .map(|t| Ok(Timestep::new(timestep("run.timestep", t)?)))
             .collect::<Result<Vec<_>, InversionFileError>>()?;

@@ -4,9 +4,26 @@ use edict_core::{
     CoupledPair, LatticeNeighbours, LatticePair, Neighbours, Registers, Sampler, StateError, Trajectory,
 };
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::tensor_file::{TensorReader, TensorWriter};
 use crate::{AnySampler, AnyState, InversionFileError};
+
+/// Hashes every bit of registers, the carry's too: most of them do not show in the latents.
+fn hash(registers: &Registers) -> u64 {
+    let mut hash = Xxh3::new();
+    for values in registers.values() {
+        values.iter().for_each(|value| hash.update(&value.to_le_bytes()));
+    }
+    for plane in registers.carry() {
+        plane.iter().for_each(|byte| hash.update(&[*byte]));
+    }
+    for (at, bits) in registers.exceptions() {
+        hash.update(&(*at as u64).to_le_bytes());
+        hash.update(&bits.to_le_bytes());
+    }
+    hash.digest()
+}
 
 /// Where in its run a state stands.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -42,6 +59,7 @@ pub(crate) fn write_state(
         file.integers(&format!("{prefix}state.v"), v);
         file.integers(&format!("{prefix}state.w"), w);
         file.planes(&format!("{prefix}state.carry"), registers.carry(), v.shape());
+        file.hashes(&format!("{prefix}state.hash"), &[hash(registers)]);
         let exceptions = registers.exceptions();
         if !exceptions.is_empty() {
             let pairs: Vec<_> =
@@ -61,6 +79,10 @@ pub(crate) fn read_state(
     StateNote { level, step }: StateNote,
     shape: &[usize],
 ) -> Result<AnyState, InversionFileError> {
+    let levels = run.run().len() + 1;
+    if level >= levels {
+        return Err(StateError::Level { level, levels }.into());
+    }
     let [x_name, y_name] = ["x", "y"].map(|name| format!("{prefix}{name}"));
     let (x, y) = (file.latents_of(&x_name, shape)?, file.latents_of(&y_name, shape)?);
     let registers = || {
@@ -70,17 +92,19 @@ pub(crate) fn read_state(
         let grid = sampler.grid().unwrap_or_default();
         let registers = Registers::from_parts([v, w], carry, grid)?;
         let name = format!("{prefix}state.exceptions");
-        if !file.has(&name) {
-            return Ok(registers);
-        }
-        let numbers = file.hashes(&name)?;
+        let numbers = if file.has(&name) { file.hashes(&name)? } else { Vec::new() };
         let (pairs, rest) = numbers.as_chunks::<2>();
         let pairs =
             pairs.iter().map(|[at, bits]| Some((usize::try_from(*at).ok()?, u32::try_from(*bits).ok()?)));
-        match pairs.collect::<Option<Vec<_>>>() {
-            Some(pairs) if rest.is_empty() => Ok(registers.with_exceptions(pairs)?),
-            _ => Err(InversionFileError::State(StateError::Registers)),
+        let registers = match pairs.collect::<Option<Vec<_>>>() {
+            Some(pairs) if rest.is_empty() => registers.with_exceptions(pairs)?,
+            _ => return Err(StateError::Registers.into()),
+        };
+        let name = format!("{prefix}state.hash");
+        if file.hashes(&name)? != [hash(&registers)] {
+            return Err(InversionFileError::Damaged { name });
         }
+        Ok(registers)
     };
     let state = match sampler {
         AnySampler::LatticeEdict(_) => AnyState::LatticePair(LatticePair::new(registers()?, level)),

@@ -134,8 +134,12 @@ impl<'a> TensorReader<'a> {
     }
 
     pub(crate) fn planes(&self, name: &str, shape: &[usize]) -> Result<Vec<ArrayD<u8>>, InversionFileError> {
-        let expected = format!("[planes, ..] with planes of {shape:?}");
-        let fits = |found: &[usize]| found.len() == shape.len() + 1 && found[1..] == *shape;
+        // Each plane is an array of its own, which may be small: more than a run of 1000 steps could fill, and no more than a reader
+        // can hold.
+        const MOST: usize = 1 << 16;
+        let expected = format!("[planes, ..] with at most {MOST} planes of {shape:?}");
+        let fits =
+            |found: &[usize]| found.len() == shape.len() + 1 && found[1..] == *shape && found[0] <= MOST;
         let (_, values) = self.get(name, (Dtype::U8, &expected), fits, |[byte]: [u8; 1]| byte)?;
         // Planes have elements, see `latents`.
         let size = shape.iter().product::<usize>().max(1);
