@@ -29,8 +29,7 @@ pub(crate) fn checkpoint_path(output: &Path) -> PathBuf {
 pub(crate) fn interrupt(job: &Checkpoint, output: Option<&Path>) -> Failure {
     let Some(output) = output else { return interrupted() };
     let path = checkpoint_path(output);
-    let written =
-        job.to_bytes().map_err(Failure::from).and_then(|bytes| session::write_checkpoint(&path, &bytes));
+    let written = job.to_bytes().map_err(Failure::from).and_then(|bytes| session::write_bytes(&path, &bytes));
     match written {
         Ok(()) => Failure::running(format!("interrupted; go on with --resume {}", path.display())),
         Err(Failure { message, .. }) => {
@@ -156,6 +155,18 @@ pub(crate) fn generate<B: Backend>(
     drop(witness);
     generation.state = Some(stopped);
     Err(interrupt(job, output))
+}
+
+/// Keeps what was generated for later if the run was interrupted while the picture was being decoded.
+pub(crate) fn keep(job: &mut Checkpoint, state: &AnyState, output: &Path) -> Result<(), Failure> {
+    if !is_interrupted() {
+        return Ok(());
+    }
+    let level = job.inversion.trajectory.run().len();
+    if let Some(generation) = &mut job.generation {
+        generation.state = Some((state.clone(), level));
+    }
+    Err(interrupt(job, Some(output)))
 }
 
 /// How many predictions generation makes before a level.

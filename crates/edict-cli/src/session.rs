@@ -241,23 +241,15 @@ pub(crate) fn first(pictures: &ArrayD<f64>) -> Result<Array3<f64>, Failure> {
     Ok(pictures.index_axis(Axis(0), 0).to_owned().into_dimensionality::<Ix3>()?)
 }
 
-/// Writes the first picture of a decoded batch.
+/// Writes the first picture of a decoded batch, even when interrupted: the work is done.
 pub(crate) fn write_picture(pictures: &ArrayD<f64>, path: &Path) -> Result<(), Failure> {
-    check_interrupt()?;
     let picture = pictures.index_axis(Axis(0), 0).into_dimensionality::<Ix3>()?;
     let _writing = writing();
     Ok(write_png(path, picture)?)
 }
 
-/// Writes bytes under a temporary name, then renames the file.
+/// Writes bytes under a temporary name, then renames the file; even when interrupted: the work is done.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    check_interrupt()?;
-    let _writing = writing();
-    Ok(write_atomically(path, |writer| writer.write_all(bytes))?)
-}
-
-/// Writes the checkpoint of an interrupted run.
-pub(crate) fn write_checkpoint(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let _writing = writing();
     Ok(write_atomically(path, |writer| writer.write_all(bytes))?)
 }
@@ -317,6 +309,11 @@ pub(crate) fn check_same(flag: &str, given: Option<&str>, kept: &str) -> Result<
         ))),
         _ => Ok(()),
     }
+}
+
+/// Refuses a precision that differs from the one kept: half of a run each in two precisions is neither.
+pub(crate) fn check_same_dtype(args: &ModelArgs, kept: &str) -> Result<(), Failure> {
+    check_same("--dtype", args.dtype.map(|dtype| DType::from(dtype).name()), kept)
 }
 
 /// Refuses guidance that is given again and differs from the one kept.

@@ -34,6 +34,8 @@ pub struct Generation {
     pub negative: String,
     /// Guidance of all of them.
     pub guidance: GuidanceSettings,
+    /// Element type of the networks, which may be another than that of the inversion: `f32`, ...
+    pub dtype: String,
     /// How many pictures are finished.
     pub finished: usize,
     /// The state of the picture at work, and the level it stands at.
@@ -51,6 +53,7 @@ struct Metadata {
 struct GenerationNote {
     prompts: Vec<String>,
     negative: String,
+    dtype: String,
     finished: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     state: Option<StateNote>,
@@ -84,6 +87,7 @@ impl Checkpoint {
                 Some(GenerationNote {
                     prompts: generation.prompts.clone(),
                     negative: generation.negative.clone(),
+                    dtype: generation.dtype.clone(),
                     finished: generation.finished,
                     state,
                 })
@@ -139,6 +143,7 @@ impl Checkpoint {
                     prompts: note.prompts,
                     negative: note.negative,
                     guidance,
+                    dtype: note.dtype,
                     finished: note.finished,
                     state,
                 })

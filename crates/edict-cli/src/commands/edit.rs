@@ -70,7 +70,9 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
                 predictions: Vec::new(),
             };
             let prompts = args.target.clone();
-            let generation = Some(Generation { prompts, negative, guidance, finished: 0, state: None });
+            let dtype = session.origin.dtype.clone();
+            let generation =
+                Some(Generation { prompts, negative, guidance, dtype, finished: 0, state: None });
             (session, Checkpoint { command: "edit".to_owned(), inversion, level, generation })
         }
     };
@@ -86,8 +88,8 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     {
         let (state, _) = run::generate(&session, &mut job, Some(&args.output))?;
         let Inversion { sampler, trajectory, .. } = &job.inversion;
-        let latents = sampler.image(&state, trajectory)?;
-        let picture = session.model.decode(&latents)?;
+        let picture = session.model.decode(&sampler.image(&state, trajectory)?)?;
+        run::keep(&mut job, &state, &args.output)?;
         session::write_picture(&picture, output)?;
         edits.push(session::first(&picture)?);
         if let Some(generation) = &mut job.generation {
@@ -181,6 +183,7 @@ fn reconstruction<B: Backend>(
         prompts: vec![prompt.clone()],
         negative: negative.clone(),
         guidance: *guidance,
+        dtype: session.origin.dtype.clone(),
         finished: 0,
         state: None,
     });
@@ -205,5 +208,6 @@ fn check_resumed(args: &EditArgs, job: &Checkpoint) -> Result<(), Failure> {
         args.source_guidance.map(|g| g.to_string()).as_deref(),
         &inversion.guidance.scale.to_string(),
     )?;
+    session::check_same_dtype(&args.model, &generation.dtype)?;
     session::check_same_guidance(&args.guidance, generation.guidance)
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use edict_core::Sampler;
 use edict_stable_diffusion::{
-    Checkpoint, Generation, ImageSize, Inversion, ModelFolder, bit_identical, bit_identical_pair,
-    latents_to_bytes, seeded_noise,
+    Checkpoint, DType, Generation, ImageSize, Inversion, ModelFolder, Origin, bit_identical,
+    bit_identical_pair, latents_to_bytes, seeded_noise,
 };
 use serde_json::json;
 
@@ -37,7 +37,10 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         Some((job, path)) => {
             session::check_model(&job, &folder, Some(path))?;
             check_flags(args, &job, factor)?;
-            (session::load(&args.model, &folder, Some(&job.inversion.origin), reporter)?, job)
+            // A file keeps the inversion's precision, a checkpoint that of the generation too.
+            let dtype = job.generation.as_ref().map_or(&job.inversion.origin.dtype, |g| &g.dtype);
+            let origin = Origin { dtype: dtype.clone(), ..job.inversion.origin.clone() };
+            (session::load(&args.model, &folder, Some(&origin), reporter)?, job)
         }
         None => {
             let settings = RunSettings::new(&args.run, 1.0, reporter);
@@ -68,9 +71,10 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         }
     };
     let (state, checked) = run::generate(&session, &mut job, Some(&args.output))?;
-    let Inversion { sampler, trajectory, image_latent, .. } = &job.inversion;
-    let pair = sampler.latents(&state, trajectory)?;
+    let pair = job.inversion.sampler.latents(&state, &job.inversion.trajectory)?;
     let picture = session.model.decode(&pair.x)?;
+    run::keep(&mut job, &state, &args.output)?;
+    let Inversion { sampler, trajectory, image_latent, .. } = &job.inversion;
     // The picture first: it can turn out not to be one.
     session::write_picture(&picture, &args.output)?;
     if let Some(path) = &args.latents {
@@ -87,9 +91,11 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
     json.insert("prompt".to_owned(), prompts.concat().into());
     let [height, width] = [picture.shape()[2], picture.shape()[3]];
     json.insert("size".to_owned(), vec![width, height].into());
-    match &args.inversion {
-        Some(path) => json.insert("inversion".to_owned(), path.to_string_lossy().into()),
-        None => json.insert("seed".to_owned(), args.seed.unwrap_or(0).into()),
+    match (&args.inversion, &args.resume) {
+        (Some(path), _) => json.insert("inversion".to_owned(), path.to_string_lossy().into()),
+        (None, None) => json.insert("seed".to_owned(), args.seed.unwrap_or(0).into()),
+        // A checkpoint keeps the noise, not where it came from.
+        (None, Some(_)) => json.insert("seed".to_owned(), args.seed.into()),
     };
     let mut report = Report::new("generate", json, &outputs, &session);
     report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));
@@ -113,6 +119,8 @@ fn begin(args: &GenerateArgs, inversion: Inversion) -> Checkpoint {
         prompts: vec![args.prompt.clone().unwrap_or_else(|| inversion.prompt.clone())],
         negative: args.guidance.negative.clone().unwrap_or_else(|| inversion.negative.clone()),
         guidance: settings::guidance(&args.guidance, inversion.guidance),
+        dtype: (args.model.dtype)
+            .map_or(inversion.origin.dtype.clone(), |dtype| DType::from(dtype).name().to_owned()),
         finished: 0,
         state: None,
     };
@@ -141,8 +149,17 @@ fn check_flags(args: &GenerateArgs, job: &Checkpoint, factor: usize) -> Result<(
                 path.display()
             )));
         }
+        let noise = &job.inversion.image_latent;
+        if let Some(seed) = args.seed
+            && seeded_noise(noise.shape(), seed) != *noise
+        {
+            return Err(Failure::usage(format!(
+                "--seed {seed} does not fit the checkpoint, which was begun with other noise: leave --seed out, or begin anew"
+            )));
+        }
         session::check_same("--prompt", args.prompt.as_deref(), &generation.prompts.concat())?;
         session::check_same("--negative", args.guidance.negative.as_deref(), &generation.negative)?;
+        session::check_same_dtype(&args.model, &generation.dtype)?;
         session::check_same_guidance(&args.guidance, generation.guidance)?;
     }
     Ok(())

@@ -103,6 +103,7 @@ fn check_resumed(args: &InvertArgs, job: &Checkpoint) -> Result<(), Failure> {
     check_kept(&args.run, &job.inversion, "the checkpoint")?;
     session::check_same("--prompt", args.prompt.as_deref(), &job.inversion.prompt)?;
     session::check_same("--negative", args.guidance.negative.as_deref(), &job.inversion.negative)?;
+    session::check_same_dtype(&args.model, &job.inversion.origin.dtype)?;
     session::check_same_guidance(&args.guidance, job.inversion.guidance)?;
     if args.verify && !job.inversion.sampler.is_exact() {
         return Err(Failure::usage("--verify needs an exact sampler, and the checkpoint's is none"));
@@ -122,6 +123,7 @@ fn verify<B: Backend>(
             prompts: vec![prompt.clone()],
             negative: negative.clone(),
             guidance: *guidance,
+            dtype: session.origin.dtype.clone(),
             finished: 0,
             state: None,
         }),

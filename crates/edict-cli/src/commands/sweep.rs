@@ -85,6 +85,7 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
                 prompts: vec![args.target.clone()],
                 negative: negative.clone(),
                 guidance: GuidanceSettings { scale, ..guidance },
+                dtype: session.origin.dtype.clone(),
                 finished: 0,
                 state: None,
             });
