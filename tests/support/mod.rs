@@ -29,7 +29,7 @@ pub struct Edict {
 }
 
 pub fn edict(command: &str) -> Edict {
-    let one_thread = ["invert", "generate", "edit", "reconstruct"].contains(&command);
+    let one_thread = ["invert", "generate", "edit", "reconstruct", "compare"].contains(&command);
     Edict { arguments: vec![command.into()], one_thread }
 }
 
