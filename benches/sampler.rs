@@ -5,20 +5,24 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::hint::black_box;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use edict::candle::CandleBackend;
 use edict::stable_diffusion::{DType, ModelFolder, StableDiffusion, seeded_noise};
 use edict::{
-    CoupledPair, Edict, Guidance, GuidanceScale, Guided, Latents, NoisePredictor, NoiseSchedule, Sampler,
-    Timestep, Trajectory,
+    CoupledPair, Edict, Guidance, GuidanceScale, Guided, Latents, LatticeEdict, LatticeTwoStep,
+    NoisePredictor, NoiseSchedule, Sampler, Timestep, Trajectory, TwoStep,
 };
-use edict_testkit::normal;
+use edict_testkit::{GaussianData, normal};
 use ndarray::ArrayViewD;
 
 /// Elements of a latent: a 512x512 picture of Stable Diffusion, and one far beyond any cache.
 const SIZES: [usize; 2] = [1 << 14, 1 << 22];
+
+type Group<'c> = BenchmarkGroup<'c, WallTime>;
 
 /// A model whose answers lie ready, so that handing one over costs nothing.
 struct Prepared(RefCell<Vec<Latents>>);
@@ -60,74 +64,155 @@ fn invert_by_hand(x: &mut [f64], y: &mut [f64], eps: [&[f64]; 2], (a, b): (f64, 
     }
 }
 
-/// Times `step` on a pair and two predictions that it owns, as a model hands them over: making them is not timed, letting go
+/// Times `step` on a state and two predictions that it owns, as a model hands them over: making them is not timed, letting go
 /// of them is.
-fn time_step(
+fn time_step<T: Clone>(
     iterations: u64,
     eps: &[Latents; 2],
-    mut step: impl FnMut(&mut CoupledPair, Vec<Latents>),
+    start: &T,
+    mut step: impl FnMut(&mut T, Vec<Latents>),
 ) -> Duration {
-    let start = CoupledPair { x: &eps[0] * 0.5, y: &eps[1] * 0.5 };
-    let mut pair = start.clone();
     let mut elapsed = Duration::ZERO;
     for _ in 0..iterations {
-        let predictions = eps.to_vec();
+        let (mut state, predictions) = (start.clone(), eps.to_vec());
         let begun = Instant::now();
-        step(&mut pair, predictions);
+        step(&mut state, predictions);
         elapsed += begun.elapsed();
-        // Inversion expands the pair's difference at every step; begin anew before it leaves the range.
-        if pair.x[[0, 0]].abs() > 1e6 {
-            pair.clone_from(&start);
-        }
     }
     elapsed
 }
 
+/// The run that everything is measured in, its schedule, and the model that leads to a state in its middle.
+struct Setting {
+    run: Trajectory,
+    model: GaussianData,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let schedule = NoiseSchedule::scaled_linear(0.00085, 0.012, 1000).unwrap();
+        let run = Trajectory::builder(50).offset(1).build(&schedule).unwrap();
+        Self { run, model: GaussianData::new(schedule, 1.0) }
+    }
+
+    /// Generates from noise down to a level.
+    fn generated<S: Sampler>(&self, sampler: &S, latents: &Latents, level: usize) -> S::State {
+        let (piece, _) = self.run.split_at(level).unwrap();
+        let noise = sampler.state_from_noise(latents, &self.run).unwrap();
+        sampler.generate(&noise, &piece, &self.model, &0.0, &mut ()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Inverts an image up to a level.
+    fn inverted<S: Sampler>(&self, sampler: &S, latents: &Latents, level: usize) -> S::State {
+        let (_, piece) = self.run.split_at(level).unwrap();
+        let image = sampler.state_from_image(latents, &self.run).unwrap();
+        sampler.invert(&image, &piece, &self.model, &0.0, &mut ()).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+/// In the middle of the run, `x` first.
+const MIDDLE: usize = 24;
+
 fn update(criterion: &mut Criterion) {
-    let schedule = NoiseSchedule::scaled_linear(0.00085, 0.012, 1000).unwrap();
-    let trajectory = Trajectory::builder(50).offset(1).build(&schedule).unwrap();
-    let sampler = Edict::default();
-    // In the middle of the run, x first.
-    let step = trajectory.steps()[24];
     let mut group = criterion.benchmark_group("update");
-    group.measurement_time(Duration::from_secs(5)).sample_size(20);
+    group.measurement_time(Duration::from_secs(3)).sample_size(20);
     for size in SIZES {
         group.throughput(Throughput::Elements(size as u64));
         let eps = [normal(&[1, size], 3), normal(&[1, size], 4)];
-        for (name, by_hand) in [
-            (
-                "generate by hand",
-                generate_by_hand as fn(&mut [f64], &mut [f64], [&[f64]; 2], (f64, f64), f64),
-            ),
-            ("invert by hand", invert_by_hand),
-        ] {
-            group.bench_function(BenchmarkId::new(name, size), |bencher| {
-                bencher.iter_custom(|iterations| {
-                    time_step(iterations, &eps, |CoupledPair { x, y }, predictions| {
-                        let (x, y) = (x.as_slice_mut().unwrap(), y.as_slice_mut().unwrap());
-                        let eps = [predictions[0].as_slice().unwrap(), predictions[1].as_slice().unwrap()];
-                        by_hand(black_box(x), black_box(y), eps, step.coefficients(), 0.93);
-                    })
-                });
-            });
-        }
-        for (name, invert) in [("generate_step", false), ("invert_step", true)] {
-            group.bench_function(BenchmarkId::new(name, size), |bencher| {
-                bencher.iter_custom(|iterations| {
-                    time_step(iterations, &eps, |pair, predictions| {
-                        let model = Prepared(RefCell::new(predictions));
-                        let done = if invert {
-                            sampler.invert_step(pair, &trajectory, &step, &model, &())
-                        } else {
-                            sampler.generate_step(pair, &trajectory, &step, &model, &())
-                        };
-                        done.unwrap();
-                    })
-                });
-            });
-        }
+        by_hand(&mut group, &eps);
+        steps(&mut group, "edict", Edict::default(), &eps);
+        steps(&mut group, "lattice edict", LatticeEdict::default(), &eps);
+        steps(&mut group, "two-step", TwoStep::default(), &eps);
+        steps(&mut group, "lattice two-step", LatticeTwoStep::default(), &eps);
     }
     group.finish();
+}
+
+fn by_hand(group: &mut Group, eps: &[Latents; 2]) {
+    let coefficients = Setting::new().run.steps()[MIDDLE].coefficients();
+    let start = CoupledPair { x: &eps[0] * 0.5, y: &eps[1] * 0.5 };
+    for (name, by_hand) in [
+        ("by hand, generate", generate_by_hand as fn(&mut [f64], &mut [f64], [&[f64]; 2], (f64, f64), f64)),
+        ("by hand, invert", invert_by_hand),
+    ] {
+        group.bench_function(BenchmarkId::new(name, eps[0].len()), |bencher| {
+            bencher.iter_custom(|iterations| {
+                time_step(iterations, eps, &start, |CoupledPair { x, y }, predictions| {
+                    let (x, y) = (x.as_slice_mut().unwrap(), y.as_slice_mut().unwrap());
+                    let eps = [predictions[0].as_slice().unwrap(), predictions[1].as_slice().unwrap()];
+                    by_hand(black_box(x), black_box(y), eps, coefficients, 0.93);
+                })
+            });
+        });
+    }
+}
+
+fn steps<S: Sampler>(group: &mut Group, name: &str, sampler: S, eps: &[Latents; 2]) {
+    let setting = Setting::new();
+    let (run, step) = (&setting.run, &setting.run.steps()[MIDDLE]);
+    let start = setting.generated(&sampler, &eps[0], MIDDLE);
+    group.bench_function(BenchmarkId::new(format!("{name}, generate"), eps[0].len()), |bencher| {
+        bencher.iter_custom(|iterations| {
+            time_step(iterations, eps, &start, |state, predictions| {
+                let model = Prepared(RefCell::new(predictions));
+                sampler.generate_step(state, run, step, &model, &()).unwrap();
+            })
+        });
+    });
+    let start = setting.inverted(&sampler, &eps[0], MIDDLE + 1);
+    group.bench_function(BenchmarkId::new(format!("{name}, invert"), eps[0].len()), |bencher| {
+        bencher.iter_custom(|iterations| {
+            time_step(iterations, eps, &start, |state, predictions| {
+                let model = Prepared(RefCell::new(predictions));
+                sampler.invert_step(state, run, step, &model, &()).unwrap();
+            })
+        });
+    });
+}
+
+/// Whole runs, less what happens inside the predictor; of large latents ten steps, among which is the one whose low bits the
+/// lattice moves to a carry plane.
+fn run(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("run");
+    group.measurement_time(Duration::from_secs(3)).sample_size(10);
+    for (size, levels) in [(SIZES[0], 0..50), (SIZES[1], 34..44)] {
+        group.throughput(Throughput::Elements((size * levels.len()) as u64));
+        let latents = normal(&[1, size], 3);
+        runs(&mut group, "edict", Edict::default(), &latents, &levels);
+        runs(&mut group, "lattice edict", LatticeEdict::default(), &latents, &levels);
+        runs(&mut group, "two-step", TwoStep::default(), &latents, &levels);
+        runs(&mut group, "lattice two-step", LatticeTwoStep::default(), &latents, &levels);
+    }
+    group.finish();
+}
+
+fn runs<S: Sampler>(group: &mut Group, name: &str, sampler: S, latents: &Latents, levels: &Range<usize>) {
+    let setting = Setting::new();
+    let piece = setting.run.split_at(levels.end).unwrap().0.split_at(levels.start).unwrap().1;
+    let time = |run: &dyn Fn(&Timed<&GaussianData>) -> S::State| {
+        let timed = Timed { predictor: &setting.model, inside: Cell::default() };
+        let begun = Instant::now();
+        black_box(run(&timed));
+        begun.elapsed() - timed.inside.get()
+    };
+    let start = setting.generated(&sampler, latents, levels.start);
+    group.bench_function(BenchmarkId::new(format!("{name}, generate"), latents.len()), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let generate = |model: &Timed<&GaussianData>| {
+                sampler.generate(&start, &piece, model, &0.0, &mut ()).unwrap_or_else(|e| panic!("{e}"))
+            };
+            (0..iterations).map(|_| time(&generate)).sum()
+        });
+    });
+    let start = setting.inverted(&sampler, latents, levels.end);
+    group.bench_function(BenchmarkId::new(format!("{name}, invert"), latents.len()), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let invert = |model: &Timed<&GaussianData>| {
+                sampler.invert(&start, &piece, model, &0.0, &mut ()).unwrap_or_else(|e| panic!("{e}"))
+            };
+            (0..iterations).map(|_| time(&invert)).sum()
+        });
+    });
 }
 
 /// Times what happens inside a predictor.
@@ -202,5 +287,5 @@ fn overhead(criterion: &mut Criterion) {
     println!("outside the network calls: {share:.3}% of the edit's time");
 }
 
-criterion_group!(benches, update, overhead);
+criterion_group!(benches, update, run, overhead);
 criterion_main!(benches);
