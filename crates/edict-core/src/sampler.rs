@@ -144,18 +144,6 @@ pub(crate) fn predict<P: NoisePredictor + ?Sized>(
     Ok(prediction)
 }
 
-/// [`predict`], and a check that what came is finite, for updates that do not check it themselves.
-pub(crate) fn predict_finite<P: NoisePredictor + ?Sized>(
-    predictor: &P,
-    latents: &Latents,
-    step: &Step,
-    condition: &P::Condition,
-) -> Result<Latents, StepError<P::Error>> {
-    let prediction = predict(predictor, latents, step, condition)?;
-    finite(FiniteCheck::of(&prediction), step)?;
-    Ok(prediction)
-}
-
 /// Turns a failed check into an error that names the step.
 pub(crate) fn finite<E: std::error::Error>(check: FiniteCheck, step: &Step) -> Result<(), StepError<E>> {
     if check.passed() {

@@ -3,10 +3,11 @@
 use ndarray::ArrayD;
 
 use super::grid::{DifferenceUnit, Grid};
-use super::integer::{self, Integers, OutOfRange};
-use super::registers::{Operation, Registers, difference};
+use super::integer::{self, OutOfRange};
+use super::pass::{AddDifference, AddNoise, Operation, Read, ReadSum};
+use super::registers::Registers;
 use super::single::Exceptions;
-use crate::sampler::predict_finite;
+use crate::sampler::predict;
 use crate::{
     ConfigError, CoupledPair, Edict, Latents, MixingWeight, NoisePredictor, Sampler, StateError, Step,
     StepError, Trajectory, UpdateOrder,
@@ -120,9 +121,10 @@ impl LatticeEdict {
     pub fn leave(&self, state: &LatticePair, trajectory: &Trajectory) -> Result<CoupledPair, StateError> {
         let units = self.units(trajectory, state.level)?;
         let q = self.unit(self.weight(trajectory), state.level).worth;
-        let x = state.registers.sum(1.0, q).map_err(|_| StateError::Registers)?;
+        let x = state.registers.read(ReadSum { scale: 1.0, q }).map_err(|_| StateError::Registers)?;
+        let y = state.registers.read(Read { scale: 1.0 }).map_err(|_| StateError::Registers)?;
         // Division, not a product with the reciprocal: it undoes the product of `enter` for lattice values.
-        Ok(CoupledPair { x: x / units, y: state.registers.latents(1.0) / units })
+        Ok(CoupledPair { x: x / units, y: y / units })
     }
 
     /// Makes the state of an image of single precision, which comes back from [`Self::image_f32`] bit for bit, values finer than
@@ -205,14 +207,17 @@ pub(super) fn register(
     Ok(out)
 }
 
-/// Names the step at which a value has left the range.
+/// Names the step at which a value has left the range or, where it is NaN, a prediction was not finite.
 pub(super) fn range_error<E: std::error::Error>(
     OutOfRange(value): OutOfRange,
     grid: Grid,
     step: &Step,
 ) -> StepError<E> {
-    let value = value / grid.units_at_image();
-    StepError::Range { step: step.index(), timestep: step.timestep(), value }
+    let (step, timestep) = (step.index(), step.timestep());
+    if value.is_nan() {
+        return StepError::NonFinite { step, timestep };
+    }
+    StepError::Range { step, timestep, value: value / grid.units_at_image() }
 }
 
 /// The numbers of one step.
@@ -232,50 +237,21 @@ struct Numbers {
     spills: u32,
 }
 
-/// Moves `x` by the predicted noise and leaves `y` where it is.
-struct MoveX {
-    noise: f64,
-    back: bool,
-}
-
-impl Operation for MoveX {
-    #[inline(always)]
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, noise: f64) -> (i64, i64) {
-        let by = integers.round(noise * self.noise);
-        (v, integers.add(w, if self.back { -by } else { by }))
+impl Numbers {
+    /// Moves `x` by the predicted noise, of which `sign` is 1 towards the image, and leaves `y` where it is.
+    fn move_x(&self, sign: f64) -> impl Operation + use<> {
+        AddNoise { noise: sign * self.noise }
     }
-}
 
-/// Moves `y` by the predicted noise and leaves `x` where it is.
-struct MoveY {
-    noise: f64,
-    q: f64,
-    back: bool,
-}
-
-impl Operation for MoveY {
-    #[inline(always)]
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, noise: f64) -> (i64, i64) {
-        let apart = difference(integers, w, self.q);
-        let x = integers.add(v, apart);
-        let by = integers.round(noise * self.noise);
-        let w = integers.add(w, if self.back { by } else { -by });
-        let apart = difference(integers, w, self.q);
-        (integers.add(x, -apart), w)
+    /// Moves `y` by the predicted noise and leaves `x` where it is: `v` stands for `x` in between.
+    fn move_y(&self, sign: f64) -> impl Operation + use<> {
+        let noise = AddNoise { noise: -sign * self.noise };
+        ((AddDifference { q: self.q }, noise), AddDifference { q: -self.q })
     }
-}
 
-/// Mixes: `y` gains its share of the difference, whose register stays and is worth less from now on.
-struct Mix {
-    mixing: f64,
-    back: bool,
-}
-
-impl Operation for Mix {
-    #[inline(always)]
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, _: f64) -> (i64, i64) {
-        let by = difference(integers, w, self.mixing);
-        (integers.add(v, if self.back { -by } else { by }), w)
+    /// Mixes: `y` gains its share of the difference, whose register stays and is worth less from now on.
+    fn mix(&self, sign: f64) -> impl Operation + use<> {
+        AddDifference { q: sign * self.mixing }
     }
 }
 
@@ -306,24 +282,22 @@ impl Sampler for LatticeEdict {
         predictor: &P,
         condition: &P::Condition,
     ) -> Result<(), StepError<P::Error>> {
-        let Numbers { scale_from, scale_to, noise, q, mixing, spills } = self.numbers(trajectory, step);
+        let numbers = self.numbers(trajectory, step);
+        let Numbers { scale_from, scale_to, q, spills, .. } = numbers;
         let range = |error| range_error(error, self.grid, step);
-        let (move_x, move_y) = (MoveX { noise, back: false }, MoveY { noise, q, back: false });
-        if step.coefficients().1 != 0.0 {
-            let eps = |z: &Latents| predict_finite(predictor, z, step, condition);
-            if self.edict.order().x_first(step) {
-                let e = eps(&registers.latents(scale_from))?;
-                registers.apply_noise(&e, move_x).map_err(range)?;
-                let e = eps(&registers.sum(scale_to, q).map_err(range)?)?;
-                registers.apply_noise(&e, move_y).map_err(range)?;
-            } else {
-                let e = eps(&registers.sum(scale_from, q).map_err(range)?)?;
-                registers.apply_noise(&e, move_y).map_err(range)?;
-                let e = eps(&registers.latents(scale_to))?;
-                registers.apply_noise(&e, move_x).map_err(range)?;
-            }
+        let (move_x, move_y, mix) = (numbers.move_x(1.0), numbers.move_y(1.0), numbers.mix(1.0));
+        let eps = |z: &Latents| predict(predictor, z, step, condition);
+        if step.coefficients().1 == 0.0 {
+            registers.apply(mix).map_err(range)?;
+        } else if self.edict.order().x_first(step) {
+            let e = eps(&registers.apply(Read { scale: scale_from }).map_err(range)?)?;
+            let z = registers.update(e, (move_x, ReadSum { scale: scale_to, q })).map_err(range)?;
+            registers.update(eps(&z)?, (move_y, mix)).map_err(range)?;
+        } else {
+            let e = eps(&registers.apply(ReadSum { scale: scale_from, q }).map_err(range)?)?;
+            let z = registers.update(e, (move_y, Read { scale: scale_to })).map_err(range)?;
+            registers.update(eps(&z)?, (move_x, mix)).map_err(range)?;
         }
-        registers.apply(Mix { mixing, back: false }).map_err(range)?;
         for _ in 0..spills {
             registers.spill();
         }
@@ -339,27 +313,25 @@ impl Sampler for LatticeEdict {
         predictor: &P,
         condition: &P::Condition,
     ) -> Result<(), StepError<P::Error>> {
-        let Numbers { scale_from, scale_to, noise, q, mixing, spills } = self.numbers(trajectory, step);
+        let numbers = self.numbers(trajectory, step);
+        let Numbers { scale_from, scale_to, q, spills, .. } = numbers;
         let range = |error| range_error(error, self.grid, step);
-        let (move_x, move_y) = (MoveX { noise, back: true }, MoveY { noise, q, back: true });
+        let (move_x, move_y, unmix) = (numbers.move_x(-1.0), numbers.move_y(-1.0), numbers.mix(-1.0));
         for _ in 0..spills {
             registers.unspill().map_err(range)?;
         }
-        registers.apply(Mix { mixing, back: true }).map_err(range)?;
-        if step.coefficients().1 != 0.0 {
-            // The updates of generation, last first; each reads its partner at the scale it had then.
-            let eps = |z: &Latents| predict_finite(predictor, z, step, condition);
-            if self.edict.order().x_first(step) {
-                let e = eps(&registers.sum(scale_to, q).map_err(range)?)?;
-                registers.apply_noise(&e, move_y).map_err(range)?;
-                let e = eps(&registers.latents(scale_from))?;
-                registers.apply_noise(&e, move_x).map_err(range)?;
-            } else {
-                let e = eps(&registers.latents(scale_to))?;
-                registers.apply_noise(&e, move_x).map_err(range)?;
-                let e = eps(&registers.sum(scale_from, q).map_err(range)?)?;
-                registers.apply_noise(&e, move_y).map_err(range)?;
-            }
+        // The updates of generation, last first; each reads its partner at the scale it had then.
+        let eps = |z: &Latents| predict(predictor, z, step, condition);
+        if step.coefficients().1 == 0.0 {
+            registers.apply(unmix).map_err(range)?;
+        } else if self.edict.order().x_first(step) {
+            let e = eps(&registers.apply((unmix, ReadSum { scale: scale_to, q })).map_err(range)?)?;
+            let z = registers.update(e, (move_y, Read { scale: scale_from })).map_err(range)?;
+            registers.update(eps(&z)?, move_x).map_err(range)?;
+        } else {
+            let e = eps(&registers.apply((unmix, Read { scale: scale_to })).map_err(range)?)?;
+            let z = registers.update(e, (move_x, ReadSum { scale: scale_from, q })).map_err(range)?;
+            registers.update(eps(&z)?, move_y).map_err(range)?;
         }
         *level = step.index();
         Ok(())

@@ -37,32 +37,34 @@ fn round_fast(value: f64) -> i64 {
 /// Arithmetic of numbers below 2^51, which gathers whether one was larger, without a branch.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Fast {
-    /// The sign bit is set once a float was too large or none.
-    floats: u64,
-    /// A bit from the 52nd up is set once an integer was too large.
-    integers: u64,
+    /// A bit from the 52nd up is set once a number was too large or none.
+    large: u64,
 }
 
 impl Fast {
     /// Returns whether all results are right.
     pub(super) fn passed(self) -> bool {
-        self.floats >> 63 == 0 && self.integers >> 52 == 0
+        self.large >> 52 == 0
+    }
+
+    #[inline(always)]
+    fn see(&mut self, value: i64) {
+        self.large |= value.wrapping_add(FAST) as u64;
     }
 }
 
 impl Integers for Fast {
     #[inline(always)]
     fn round(&mut self, value: f64) -> i64 {
-        const EXPONENT: u64 = 0x7ff0_0000_0000_0000;
-        const CARRY: u64 = (1 << 63) - (FAST as f64).to_bits();
-        // An exponent of 2^51's or above carries into the sign bit.
-        self.floats |= (value.to_bits() & EXPONENT) + CARRY;
-        round_fast(value)
+        // A sum with another exponent or sign than SHIFT's, infinite and NaN ones too, becomes a large integer.
+        let rounded = round_fast(value);
+        self.see(rounded);
+        rounded
     }
 
     #[inline(always)]
     fn float(&mut self, value: i64) -> f64 {
-        self.integers |= value.wrapping_add(FAST) as u64;
+        self.see(value);
         f64::from_bits(value.wrapping_add(SHIFT_BITS) as u64) - SHIFT
     }
 
@@ -70,7 +72,7 @@ impl Integers for Fast {
     fn add(&mut self, a: i64, b: i64) -> i64 {
         // Far below the range: what is read again later is looked at then, and what is not has been two small numbers.
         let sum = a.wrapping_add(b);
-        self.integers |= sum.wrapping_add(FAST) as u64;
+        self.see(sum);
         sum
     }
 }
@@ -151,7 +153,7 @@ mod tests {
             assert_eq!(round(value), Ok(expected), "{value:?}");
             let mut fast = Fast::default();
             let found = fast.round(value);
-            assert_eq!(fast.passed(), value.abs() < border, "{value:?}");
+            assert!(fast.passed() || value.abs() > border - 1.0, "{value:?}");
             assert!(!fast.passed() || found == expected, "{value:?}");
         }
     }

@@ -3,6 +3,7 @@
 mod edict;
 mod grid;
 mod integer;
+mod pass;
 mod registers;
 mod single;
 mod two_step;

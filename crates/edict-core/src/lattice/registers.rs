@@ -1,10 +1,12 @@
 //! Two integer registers, and the bits that have moved out of them.
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Zip};
 
 use super::Grid;
-use super::integer::{Checked, Fast, Integers, OutOfRange, RANGE};
+use super::integer::{OutOfRange, RANGE};
+use super::pass::{Element, Operation, checked, pass};
 use super::single::Exceptions;
+use crate::update::FiniteCheck;
 use crate::{Latents, StateError};
 
 /// The integers behind the state of a lattice sampler.
@@ -83,133 +85,83 @@ impl Registers {
         Ok(Self { exceptions: Exceptions::new(exceptions), ..self })
     }
 
-    /// Applies an operation to every element.
-    pub(super) fn apply(&mut self, operation: impl Operation) -> Result<(), OutOfRange> {
-        const NONE: [f64; BLOCK] = [0.0; BLOCK];
-        blocks(&mut self.v, &mut self.w, |v, w| each(&operation, v, w, &NONE[..v.len()]))
-    }
-
-    /// Applies an operation to every element and its predicted noise.
-    pub(super) fn apply_noise(
+    /// Applies an operation to every element and its predicted noise; returns the latents that the operation read, if it did.
+    ///
+    /// The predictions' memory is that of the latents. `OutOfRange(NaN)` says that a prediction was not finite.
+    pub(super) fn update(
         &mut self,
-        noise: &Latents,
+        noise: Latents,
         operation: impl Operation,
-    ) -> Result<(), OutOfRange> {
-        let noise = noise.as_standard_layout();
-        let mut noise = noise.as_slice().unwrap_or_default().chunks(BLOCK);
-        blocks(&mut self.v, &mut self.w, |v, w| each(&operation, v, w, noise.next().unwrap_or_default()))
-    }
-
-    /// Returns `v` as latents, a lattice unit being worth `scale`.
-    pub(super) fn latents(&self, scale: f64) -> Latents {
-        self.v.mapv(|v| v as f64 * scale)
-    }
-
-    /// Returns `v + q w` as latents, a lattice unit being worth `scale`.
-    pub(super) fn sum(&self, scale: f64, q: f64) -> Result<Latents, OutOfRange> {
-        let mut sums = Latents::zeros(self.v.raw_dim());
-        let slices = (sums.as_slice_mut(), self.v.as_slice(), self.w.as_slice());
-        if let (Some(sums), Some(v), Some(w)) = slices {
-            for ((sums, v), w) in sums.chunks_mut(BLOCK).zip(v.chunks(BLOCK)).zip(w.chunks(BLOCK)) {
-                fn sum<I: Integers>(integers: &mut I, v: i64, w: i64, q: f64) -> f64 {
-                    let difference = difference(integers, w, q);
-                    let sum = integers.add(v, difference);
-                    integers.float(sum)
-                }
-                let mut fast = Fast::default();
-                for ((out, v), w) in sums.iter_mut().zip(v).zip(w) {
-                    *out = sum(&mut fast, *v, *w, q) * scale;
-                }
-                if !fast.passed() {
-                    for ((out, v), w) in sums.iter_mut().zip(v).zip(w) {
-                        let mut checked = Checked::default();
-                        *out = sum(&mut checked, *v, *w, q) * scale;
-                        checked.passed()?;
-                    }
-                }
-            }
+    ) -> Result<Latents, OutOfRange> {
+        let standard = noise.is_standard_layout();
+        let mut z = if standard { noise } else { noise.as_standard_layout().into_owned() };
+        match self.pass(&mut z, true, &operation) {
+            Err(_) if !FiniteCheck::of(&z).passed() => Err(OutOfRange(f64::NAN)),
+            done => done.map(|()| z),
         }
-        Ok(sums)
+    }
+
+    /// Applies an operation that takes no noise to every element; returns the latents that it read, if it did.
+    pub(super) fn apply(&mut self, operation: impl Operation) -> Result<Latents, OutOfRange> {
+        let mut z = Latents::zeros(self.v.raw_dim());
+        self.pass(&mut z, false, &operation)?;
+        Ok(z)
+    }
+
+    fn pass(&mut self, z: &mut Latents, noise: bool, operation: &impl Operation) -> Result<(), OutOfRange> {
+        match (self.v.as_slice_mut(), self.w.as_slice_mut(), z.as_slice_mut()) {
+            (Some(v), Some(w), Some(z)) => pass(operation, (v, w, z), noise),
+            // Registers are laid out in standard order by `new`, their only maker.
+            _ => Err(OutOfRange(f64::NAN)),
+        }
+    }
+
+    /// Returns the latents that an operation reads.
+    pub(super) fn read(&self, operation: impl Operation) -> Result<Latents, OutOfRange> {
+        let mut latents = Latents::zeros(self.v.raw_dim());
+        for ((z, v), w) in latents.iter_mut().zip(&self.v).zip(&self.w) {
+            *z = checked(&operation, Element { v: *v, w: *w, z: 0.0 })?.z;
+        }
+        Ok(latents)
     }
 
     /// Moves the low bits of the difference to a new carry plane.
     pub(super) fn spill(&mut self) {
         let bits = self.grid.spill_bits();
-        let mask = (1i64 << bits) - 1;
-        self.carry.push(self.w.mapv(|w| (w & mask) as u8));
-        self.w.mapv_inplace(|w| w >> bits);
-        self.trim();
+        let mask = u8::MAX >> (8 - bits);
+        let plane = Zip::from(&mut self.w).map_collect(|w| {
+            let low = *w as u8 & mask;
+            *w >>= bits;
+            low
+        });
+        if !self.carry.is_empty() || !is_zero(&plane) {
+            self.carry.push(plane);
+        }
     }
 
     /// Takes the most recent carry plane, or zeros, back into the difference.
     pub(super) fn unspill(&mut self) -> Result<(), OutOfRange> {
         let bits = self.grid.spill_bits();
         let limit = RANGE >> bits;
-        let shift = |w: &mut i64, low: u8| {
-            if *w <= -limit || *w >= limit {
-                return Err(OutOfRange(*w as f64 * f64::from(1u32 << bits)));
-            }
-            *w = (*w << bits) | i64::from(low);
-            Ok(())
-        };
-        match self.carry.pop() {
-            Some(plane) => self.w.iter_mut().zip(&plane).try_for_each(|(w, low)| shift(w, *low)),
-            None => self.w.iter_mut().try_for_each(|w| shift(w, 0)),
+        if let Some(w) = self.w.iter().find(|w| **w <= -limit || **w >= limit) {
+            return Err(OutOfRange(*w as f64 * f64::from(1u32 << bits)));
         }
+        match self.carry.pop() {
+            Some(plane) => {
+                Zip::from(&mut self.w).and(&plane).for_each(|w, low| *w = (*w << bits) | i64::from(*low));
+            }
+            None => self.w.mapv_inplace(|w| w << bits),
+        }
+        Ok(())
     }
 
     /// A bottom plane of zeros says no more than no plane: without this an image's carry would depend on its history.
     fn trim(&mut self) {
-        let zeros = self.carry.iter().take_while(|plane| plane.iter().all(|byte| *byte == 0)).count();
+        let zeros = self.carry.iter().take_while(|plane| is_zero(plane)).count();
         self.carry.drain(..zeros);
     }
 }
 
-/// What a step does to an element's registers: `(v, w)`, given the predicted noise.
-pub(super) trait Operation {
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, noise: f64) -> (i64, i64);
-}
-
-/// The lattice value of a difference register.
-#[inline(always)]
-pub(super) fn difference<I: Integers>(integers: &mut I, w: i64, q: f64) -> i64 {
-    let w = integers.float(w);
-    integers.round(w * q)
-}
-
-/// Elements that are looked at together: small enough for the first-level cache.
-const BLOCK: usize = 256;
-
-fn blocks(
-    v: &mut ArrayD<i64>,
-    w: &mut ArrayD<i64>,
-    mut operation: impl FnMut(&mut [i64], &mut [i64]) -> Result<(), OutOfRange>,
-) -> Result<(), OutOfRange> {
-    match (v.as_slice_mut(), w.as_slice_mut()) {
-        (Some(v), Some(w)) => {
-            v.chunks_mut(BLOCK).zip(w.chunks_mut(BLOCK)).try_for_each(|(v, w)| operation(v, w))
-        }
-        // Registers are laid out in standard order by `new`, their only maker.
-        _ => Err(OutOfRange(f64::NAN)),
-    }
-}
-
-fn each(operation: &impl Operation, v: &mut [i64], w: &mut [i64], noise: &[f64]) -> Result<(), OutOfRange> {
-    let mut fast = Fast::default();
-    let (mut new_v, mut new_w) = ([0; BLOCK], [0; BLOCK]);
-    let news = new_v.iter_mut().zip(&mut new_w);
-    for ((((new_v, new_w), v), w), e) in news.zip(v.iter()).zip(w.iter()).zip(noise) {
-        (*new_v, *new_w) = operation.of(&mut fast, *v, *w, *e);
-    }
-    if fast.passed() {
-        v.copy_from_slice(&new_v[..v.len()]);
-        w.copy_from_slice(&new_w[..w.len()]);
-        return Ok(());
-    }
-    for ((v, w), e) in v.iter_mut().zip(w).zip(noise) {
-        let mut checked = Checked::default();
-        (*v, *w) = operation.of(&mut checked, *v, *w, *e);
-        checked.passed()?;
-    }
-    Ok(())
+fn is_zero(plane: &ArrayD<u8>) -> bool {
+    plane.fold(0, |bits, byte| bits | byte) == 0
 }

@@ -5,9 +5,10 @@ use ndarray::ArrayD;
 use super::edict::{check, range_error, register, units_at};
 use super::grid::{DifferenceUnit, Grid};
 use super::integer::Integers;
-use super::registers::{Operation, Registers, difference};
+use super::pass::{AddDifference, Changes, Element, Operation, Read, ReadSum};
+use super::registers::Registers;
 use super::single::Exceptions;
-use crate::sampler::predict_finite;
+use crate::sampler::predict;
 use crate::two_step::{Move, check_place, generating, inverting, is_wide, width};
 use crate::{
     ConfigError, Latents, Neighbours, NoisePredictor, Sampler, StateError, Step, StepError, Trajectory,
@@ -94,13 +95,13 @@ impl LatticeTwoStep {
     pub fn leave(&self, state: &LatticeNeighbours, run: &Trajectory) -> Result<Neighbours, StateError> {
         let LatticeNeighbours { registers, level, step } = state;
         check_place(run, *level, *step, *level)?;
+        let v = registers.read(Read { scale: 1.0 }).map_err(|_| StateError::Registers)?;
         let Some(step) = *step else {
-            let latents = registers.latents(1.0) / units_at(self.grid, run, *level)?;
-            return Ok(Neighbours::alone(latents, *level));
+            return Ok(Neighbours::alone(v / units_at(self.grid, run, *level)?, *level));
         };
         let worth = self.unit(run, &run.run()[step]).worth;
-        let cleaner = registers.latents(1.0) / units_at(self.grid, run, step + 1)?;
-        let noisier = registers.sum(1.0, -worth).map_err(|_| StateError::Registers)?;
+        let cleaner = v / units_at(self.grid, run, step + 1)?;
+        let noisier = registers.read(ReadSum { scale: 1.0, q: -worth }).map_err(|_| StateError::Registers)?;
         let noisier = noisier / units_at(self.grid, run, step)?;
         let (latents, neighbour) = if *level <= step { (noisier, cleaner) } else { (cleaner, noisier) };
         Neighbours::new(latents, *level, neighbour, step)
@@ -160,64 +161,32 @@ impl LatticeTwoStep {
     }
 }
 
-/// The difference becomes that of the first transition, `-h eps`; with `advance` the latent goes across it.
+/// The difference becomes that of the first transition, `-h eps`: `w = -noise z`.
 struct Begin {
     noise: f64,
-    worth: f64,
-    advance: bool,
 }
 
 impl Operation for Begin {
+    const CHANGES: Changes = Changes::W;
+
     #[inline(always)]
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, _: i64, noise: f64) -> (i64, i64) {
-        let w = -integers.round(noise * self.noise);
-        if !self.advance {
-            return (v, w);
-        }
-        let by = difference(integers, w, self.worth);
-        (integers.add(v, by), w)
+    fn of<I: Integers>(&self, integers: &mut I, element: Element) -> Element {
+        Element { w: -integers.round(element.z * self.noise), ..element }
     }
 }
 
-/// The difference of the next transition, and the latent goes across it.
-struct Advance {
-    noise: f64,
-    worth: f64,
-}
-
-impl Operation for Advance {
-    #[inline(always)]
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, noise: f64) -> (i64, i64) {
-        let by = integers.round(noise * self.noise);
-        let w = -integers.add(w, by);
-        let by = difference(integers, w, self.worth);
-        (integers.add(v, by), w)
-    }
-}
-
-/// The latent goes back across the transition held.
-struct Retreat {
-    worth: f64,
-}
-
-impl Operation for Retreat {
-    #[inline(always)]
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, _: f64) -> (i64, i64) {
-        let by = difference(integers, w, self.worth);
-        (integers.add(v, -by), w)
-    }
-}
-
-/// The difference of the transition before.
-struct Recall {
+/// The difference becomes that of the next transition, or that of the one before: `w = -(w + noise z)` either way.
+struct Turn {
     noise: f64,
 }
 
-impl Operation for Recall {
+impl Operation for Turn {
+    const CHANGES: Changes = Changes::W;
+
     #[inline(always)]
-    fn of<I: Integers>(&self, integers: &mut I, v: i64, w: i64, noise: f64) -> (i64, i64) {
-        let by = integers.round(noise * self.noise);
-        (v, integers.add(-w, -by))
+    fn of<I: Integers>(&self, integers: &mut I, element: Element) -> Element {
+        let by = integers.round(element.z * self.noise);
+        Element { w: -integers.add(element.w, by), ..element }
     }
 }
 
@@ -256,19 +225,21 @@ impl Sampler for LatticeTwoStep {
             Move::Begin => {
                 let worth = self.unit(run, step).worth;
                 let noise = self.noise_units(run, width(step)) / worth;
-                let e = predict_finite(predictor, &registers.latents(scale), step, condition)?;
-                registers.apply_noise(&e, Begin { noise, worth, advance: true }).map_err(range)?;
+                let z = registers.apply(Read { scale }).map_err(range)?;
+                let e = predict(predictor, &z, step, condition)?;
+                registers.update(e, (Begin { noise }, AddDifference { q: worth })).map_err(range)?;
                 *held = Some(step.index());
             }
             Move::Update([previous, step]) => {
                 let DifferenceUnit { worth, spills } = self.unit(run, step);
                 let numbers = self.two_step.transition(previous, step);
                 let noise = self.noise_units(run, numbers.noise) / worth;
-                let e = predict_finite(predictor, &registers.latents(scale), step, condition)?;
+                let z = registers.apply(Read { scale }).map_err(range)?;
+                let e = predict(predictor, &z, step, condition)?;
                 for _ in 0..spills {
                     registers.spill();
                 }
-                registers.apply_noise(&e, Advance { noise, worth }).map_err(range)?;
+                registers.update(e, (Turn { noise }, AddDifference { q: worth })).map_err(range)?;
                 *held = Some(step.index());
             }
         }
@@ -291,18 +262,19 @@ impl Sampler for LatticeTwoStep {
                 let worth = self.unit(run, step).worth;
                 let noise = self.noise_units(run, width(step)) / worth;
                 let scale = self.grid.scale(run, step.alpha_bar_to());
-                let e = predict_finite(predictor, &registers.latents(scale), step, condition)?;
-                registers.apply_noise(&e, Begin { noise, worth, advance: false }).map_err(range)?;
+                let z = registers.apply(Read { scale }).map_err(range)?;
+                let e = predict(predictor, &z, step, condition)?;
+                registers.update(e, Begin { noise }).map_err(range)?;
                 *held = Some(step.index());
             }
             Move::Update([previous, later]) => {
                 let DifferenceUnit { worth, spills } = self.unit(run, later);
                 let numbers = self.two_step.transition(previous, later);
                 let noise = self.noise_units(run, numbers.noise) / worth;
-                registers.apply(Retreat { worth }).map_err(range)?;
                 let scale = self.grid.scale(run, later.alpha_bar_from());
-                let e = predict_finite(predictor, &registers.latents(scale), later, condition)?;
-                registers.apply_noise(&e, Recall { noise }).map_err(range)?;
+                let z = registers.apply((AddDifference { q: -worth }, Read { scale })).map_err(range)?;
+                let e = predict(predictor, &z, later, condition)?;
+                registers.update(e, Turn { noise }).map_err(range)?;
                 for _ in 0..spills {
                     registers.unspill().map_err(range)?;
                 }
