@@ -8,8 +8,7 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use edict::candle::CandleBackend;
 use edict::stable_diffusion::{DType, ModelFolder, StableDiffusion, seeded_noise};
 use edict::{
@@ -21,8 +20,6 @@ use ndarray::ArrayViewD;
 
 /// Elements of a latent: a 512x512 picture of Stable Diffusion, and one far beyond any cache.
 const SIZES: [usize; 2] = [1 << 14, 1 << 22];
-
-type Group<'c> = BenchmarkGroup<'c, WallTime>;
 
 /// A model whose answers lie ready, so that handing one over costs nothing.
 struct Prepared(RefCell<Vec<Latents>>);
@@ -113,106 +110,138 @@ impl Setting {
 /// In the middle of the run, `x` first.
 const MIDDLE: usize = 24;
 
+/// Times that many steps.
+type Contender = (&'static str, Box<dyn Fn(u64) -> Duration>);
+
+/// Which way a step goes.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Generate,
+    Invert,
+}
+
 fn update(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("update");
-    group.measurement_time(Duration::from_secs(3)).sample_size(20);
-    for size in SIZES {
-        group.throughput(Throughput::Elements(size as u64));
-        let eps = [normal(&[1, size], 3), normal(&[1, size], 4)];
-        by_hand(&mut group, &eps);
-        steps(&mut group, "edict", Edict::default(), &eps);
-        steps(&mut group, "lattice edict", LatticeEdict::default(), &eps);
-        steps(&mut group, "two-step", TwoStep::default(), &eps);
-        steps(&mut group, "lattice two-step", LatticeTwoStep::default(), &eps);
+    for (size, rounds) in SIZES.into_iter().zip([400, 15]) {
+        for (name, way) in [("generate", Way::Generate), ("invert", Way::Invert)] {
+            let contenders = [
+                by_hand(way, size),
+                step("edict", Edict::default(), way, size),
+                step("lattice edict", LatticeEdict::default(), way, size),
+                step("two-step", TwoStep::default(), way, size),
+                step("lattice two-step", LatticeTwoStep::default(), way, size),
+            ];
+            let mut group = criterion.benchmark_group(format!("update, {name}"));
+            group.throughput(Throughput::Elements(size as u64));
+            group.measurement_time(Duration::from_secs(3)).sample_size(20);
+            for (name, time) in &contenders {
+                group.bench_function(BenchmarkId::new(*name, size), |bencher| bencher.iter_custom(time));
+            }
+            group.finish();
+            in_turn(&contenders, name, size, rounds);
+        }
     }
-    group.finish();
 }
 
-fn by_hand(group: &mut Group, eps: &[Latents; 2]) {
+/// Prints the ratios to the first contender, each taken within one round and the median of those: a busy machine slows all
+/// that are in a round.
+fn in_turn(contenders: &[Contender], way: &str, size: usize, rounds: usize) {
+    let steps = 1 + (1 << 16) / size as u64;
+    let times: Vec<Vec<f64>> = (0..rounds)
+        .map(|_| contenders.iter().map(|(_, time)| time(steps).as_secs_f64() / steps as f64).collect())
+        .collect();
+    for (i, (name, _)) in contenders.iter().enumerate() {
+        let ratio = median(times.iter().map(|round| round[i] / round[0]));
+        let time = median(times.iter().map(|round| round[i])) / size as f64 * 1e9;
+        println!("in turn, {size} elements: {name}, {way}: {time:.2} ns an element pair, ratio {ratio:.2}");
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn predictions(size: usize) -> [Latents; 2] {
+    [normal(&[1, size], 3), normal(&[1, size], 4)]
+}
+
+fn by_hand(way: Way, size: usize) -> Contender {
     let coefficients = Setting::new().run.steps()[MIDDLE].coefficients();
+    let eps = predictions(size);
     let start = CoupledPair { x: &eps[0] * 0.5, y: &eps[1] * 0.5 };
-    for (name, by_hand) in [
-        ("by hand, generate", generate_by_hand as fn(&mut [f64], &mut [f64], [&[f64]; 2], (f64, f64), f64)),
-        ("by hand, invert", invert_by_hand),
-    ] {
-        group.bench_function(BenchmarkId::new(name, eps[0].len()), |bencher| {
-            bencher.iter_custom(|iterations| {
-                time_step(iterations, eps, &start, |CoupledPair { x, y }, predictions| {
-                    let (x, y) = (x.as_slice_mut().unwrap(), y.as_slice_mut().unwrap());
-                    let eps = [predictions[0].as_slice().unwrap(), predictions[1].as_slice().unwrap()];
-                    by_hand(black_box(x), black_box(y), eps, coefficients, 0.93);
-                })
-            });
-        });
-    }
+    let by_hand = if way == Way::Invert { invert_by_hand } else { generate_by_hand };
+    let time = move |iterations| {
+        time_step(iterations, &eps, &start, |CoupledPair { x, y }, predictions| {
+            let (x, y) = (x.as_slice_mut().unwrap(), y.as_slice_mut().unwrap());
+            let eps = [predictions[0].as_slice().unwrap(), predictions[1].as_slice().unwrap()];
+            by_hand(black_box(x), black_box(y), eps, coefficients, 0.93);
+        })
+    };
+    ("by hand", Box::new(time))
 }
 
-fn steps<S: Sampler>(group: &mut Group, name: &str, sampler: S, eps: &[Latents; 2]) {
-    let setting = Setting::new();
-    let (run, step) = (&setting.run, &setting.run.steps()[MIDDLE]);
-    let start = setting.generated(&sampler, &eps[0], MIDDLE);
-    group.bench_function(BenchmarkId::new(format!("{name}, generate"), eps[0].len()), |bencher| {
-        bencher.iter_custom(|iterations| {
-            time_step(iterations, eps, &start, |state, predictions| {
-                let model = Prepared(RefCell::new(predictions));
-                sampler.generate_step(state, run, step, &model, &()).unwrap();
-            })
-        });
-    });
-    let start = setting.inverted(&sampler, &eps[0], MIDDLE + 1);
-    group.bench_function(BenchmarkId::new(format!("{name}, invert"), eps[0].len()), |bencher| {
-        bencher.iter_custom(|iterations| {
-            time_step(iterations, eps, &start, |state, predictions| {
-                let model = Prepared(RefCell::new(predictions));
-                sampler.invert_step(state, run, step, &model, &()).unwrap();
-            })
-        });
-    });
+fn step<S: Sampler + 'static>(name: &'static str, sampler: S, way: Way, size: usize) -> Contender {
+    let (setting, eps) = (Setting::new(), predictions(size));
+    let start = match way {
+        Way::Generate => setting.generated(&sampler, &eps[0], MIDDLE),
+        Way::Invert => setting.inverted(&sampler, &eps[0], MIDDLE + 1),
+    };
+    let time = move |iterations| {
+        let (run, step) = (&setting.run, &setting.run.steps()[MIDDLE]);
+        time_step(iterations, &eps, &start, |state, predictions| {
+            let model = Prepared(RefCell::new(predictions));
+            match way {
+                Way::Generate => sampler.generate_step(state, run, step, &model, &()).unwrap(),
+                Way::Invert => sampler.invert_step(state, run, step, &model, &()).unwrap(),
+            }
+        })
+    };
+    (name, Box::new(time))
 }
 
 /// Whole runs, less what happens inside the predictor; of large latents ten steps, among which is the one whose low bits the
 /// lattice moves to a carry plane.
-fn run(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("run");
-    group.measurement_time(Duration::from_secs(3)).sample_size(10);
-    for (size, levels) in [(SIZES[0], 0..50), (SIZES[1], 34..44)] {
-        group.throughput(Throughput::Elements((size * levels.len()) as u64));
-        let latents = normal(&[1, size], 3);
-        runs(&mut group, "edict", Edict::default(), &latents, &levels);
-        runs(&mut group, "lattice edict", LatticeEdict::default(), &latents, &levels);
-        runs(&mut group, "two-step", TwoStep::default(), &latents, &levels);
-        runs(&mut group, "lattice two-step", LatticeTwoStep::default(), &latents, &levels);
+fn run(_: &mut Criterion) {
+    for (size, levels, rounds) in [(SIZES[0], 0..50, 60), (SIZES[1], 34..44, 5)] {
+        for (name, way) in [("generate", Way::Generate), ("invert", Way::Invert)] {
+            let contenders = [
+                walk("edict", Edict::default(), way, size, &levels),
+                walk("lattice edict", LatticeEdict::default(), way, size, &levels),
+                walk("two-step", TwoStep::default(), way, size, &levels),
+                walk("lattice two-step", LatticeTwoStep::default(), way, size, &levels),
+            ];
+            in_turn(&contenders, &format!("a step of a run, {name}"), size, rounds);
+        }
     }
-    group.finish();
 }
 
-fn runs<S: Sampler>(group: &mut Group, name: &str, sampler: S, latents: &Latents, levels: &Range<usize>) {
-    let setting = Setting::new();
+/// Times a step of a run, the copy of the state at its start included.
+fn walk<S: Sampler + 'static>(
+    name: &'static str,
+    sampler: S,
+    way: Way,
+    size: usize,
+    levels: &Range<usize>,
+) -> Contender {
+    let (setting, [latents, _]) = (Setting::new(), predictions(size));
     let piece = setting.run.split_at(levels.end).unwrap().0.split_at(levels.start).unwrap().1;
-    let time = |run: &dyn Fn(&Timed<&GaussianData>) -> S::State| {
+    let start = match way {
+        Way::Generate => setting.generated(&sampler, &latents, levels.start),
+        Way::Invert => setting.inverted(&sampler, &latents, levels.end),
+    };
+    let once = move || {
         let timed = Timed { predictor: &setting.model, inside: Cell::default() };
         let begun = Instant::now();
-        black_box(run(&timed));
-        begun.elapsed() - timed.inside.get()
+        let end = match way {
+            Way::Generate => sampler.generate(&start, &piece, &timed, &0.0, &mut ()),
+            Way::Invert => sampler.invert(&start, &piece, &timed, &0.0, &mut ()),
+        };
+        let elapsed = begun.elapsed() - timed.inside.get();
+        black_box(end.unwrap_or_else(|error| panic!("{error}")));
+        elapsed / piece.len() as u32
     };
-    let start = setting.generated(&sampler, latents, levels.start);
-    group.bench_function(BenchmarkId::new(format!("{name}, generate"), latents.len()), |bencher| {
-        bencher.iter_custom(|iterations| {
-            let generate = |model: &Timed<&GaussianData>| {
-                sampler.generate(&start, &piece, model, &0.0, &mut ()).unwrap_or_else(|e| panic!("{e}"))
-            };
-            (0..iterations).map(|_| time(&generate)).sum()
-        });
-    });
-    let start = setting.inverted(&sampler, latents, levels.end);
-    group.bench_function(BenchmarkId::new(format!("{name}, invert"), latents.len()), |bencher| {
-        bencher.iter_custom(|iterations| {
-            let invert = |model: &Timed<&GaussianData>| {
-                sampler.invert(&start, &piece, model, &0.0, &mut ()).unwrap_or_else(|e| panic!("{e}"))
-            };
-            (0..iterations).map(|_| time(&invert)).sum()
-        });
-    });
+    (name, Box::new(move |runs| (0..runs).map(|_| once()).sum()))
 }
 
 /// Times what happens inside a predictor.
