@@ -19,7 +19,6 @@ use crate::progress::interrupted;
 use crate::report::finite;
 use crate::run;
 use crate::session::Session;
-use crate::witness::Witness;
 
 /// What every sampler is measured on.
 pub(crate) struct Subject<'a, B: Backend> {
@@ -113,16 +112,17 @@ impl<B: Backend> Subject<'_, B> {
         }
         let (begun, calls) = (Instant::now(), session.calls());
         let mut progress = session.reporter.run(name, 2 * trajectory.len());
-        let failure = |error| match (error, any) {
-            (edict_core::SampleError::Stopped { .. }, _) => interrupted(),
-            (error, Some(sampler)) => run::explain(&error, &sampler, trajectory),
-            (error, None) => error.into(),
+        let failure = |inverting| {
+            move |error| match (error, any) {
+                (edict_core::SampleError::Stopped { .. }, _) => interrupted(),
+                (error, Some(sampler)) => run::explain(&error, &sampler, trajectory, inverting),
+                (error, None) => error.into(),
+            }
         };
-        let witness = Witness::recording(model, Vec::new());
         let noise =
-            sampler.invert(&start, trajectory, &witness, condition, &mut progress).map_err(failure)?;
+            sampler.invert(&start, trajectory, &model, condition, &mut progress).map_err(failure(true))?;
         let back =
-            sampler.generate(&noise, trajectory, &witness, condition, &mut progress).map_err(failure)?;
+            sampler.generate(&noise, trajectory, &model, condition, &mut progress).map_err(failure(false))?;
         drop(progress);
         let (seconds, calls) = (begun.elapsed().as_secs_f64(), session.calls() - calls);
         let CoupledPair { x, y } = latents(&back)?;

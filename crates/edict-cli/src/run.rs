@@ -12,8 +12,9 @@ use edict_stable_diffusion::{
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, chain};
-use crate::progress::{check_interrupt, interrupted, is_interrupted};
+use crate::progress::{interrupted, is_interrupted};
 use crate::session::{self, Session};
+use crate::settings::two_step_remedy;
 use crate::witness::{Counted, Witness};
 
 type Model<'a, B> = Guided<Counted<'a, UNetPredictor<'a, B>>>;
@@ -41,7 +42,8 @@ pub(crate) fn interrupt(job: &Checkpoint, output: Option<&Path>) -> Failure {
 /// Removes the checkpoint of a run that has come to its end, if it is the one the program itself has named.
 pub(crate) fn finish(resume: Option<&Path>, output: &Path) {
     if let Some(path) = resume
-        && path == checkpoint_path(output)
+        && let (Ok(path), Ok(own)) = (path.canonicalize(), checkpoint_path(output).canonicalize())
+        && path == own
     {
         // A file that cannot be removed harms nobody.
         let _ = std::fs::remove_file(path);
@@ -73,7 +75,7 @@ pub(crate) fn invert<B: Backend>(
             (job.inversion.noise, job.level) = (*state, level);
             true
         }
-        Err(error) => return Err(explain(&error, sampler, trajectory)),
+        Err(error) => return Err(explain(&error, sampler, trajectory, true)),
     };
     job.inversion.predictions = witness.into_made();
     if stopped { Err(interrupt(job, output)) } else { Ok(()) }
@@ -128,7 +130,8 @@ pub(crate) fn generate<B: Backend>(
         && generation.negative == inversion.negative
         && generation.guidance == inversion.guidance;
     let inverted: &[u64] = if returns { &inversion.predictions } else { &[] };
-    let witness = Witness::checking(model, inverted, calls_before(sampler, trajectory, level));
+    let skipped = calls_before(sampler, trajectory, level);
+    let witness = Witness::checking(model, inverted, skipped);
     let mut progress = session.reporter.run("generating", rest.len());
     let mut told = false;
     let mut watch = |step: &edict_core::Step, state: &AnyState| {
@@ -136,7 +139,7 @@ pub(crate) fn generate<B: Backend>(
             && !told
         {
             told = true;
-            session.reporter.warn(difference(number, step, &inversion.origin, &session.origin));
+            session.reporter.warn(difference(skipped + number, step, &inversion.origin, &session.origin));
         }
         edict_core::Observer::after_step(&mut progress, step, state)
     };
@@ -146,11 +149,20 @@ pub(crate) fn generate<B: Backend>(
         Ok(state) if !is_interrupted() => {
             let (compared, difference) = witness.checked();
             generation.state = None;
+            let difference = difference.map(|number| skipped + number);
             return Ok((state, returns.then_some(Checked { compared, difference })));
         }
         Ok(state) => (state, trajectory.run().len()),
         Err(SampleError::Stopped { state, level }) => (*state, level),
-        Err(error) => return Err(explain(&error, sampler, trajectory)),
+        Err(error) => {
+            // A step that fails on another machine's answer is not told by the run's observer.
+            if let ((_, Some(number)), false, Some(step)) =
+                (witness.checked(), told, trajectory.run().first())
+            {
+                session.reporter.warn(difference(skipped + number, step, &inversion.origin, &session.origin));
+            }
+            return Err(explain(&error, sampler, trajectory, false));
+        }
     };
     drop(witness);
     generation.state = Some(stopped);
@@ -214,7 +226,10 @@ pub(crate) fn probe<B: Backend>(
         if session.was_probed(guided) {
             continue;
         }
-        check_interrupt()?;
+        if is_interrupted() {
+            // The run stops at its first step, and leaves what there is.
+            return Ok(());
+        }
         let before = session.all_calls();
         let result = check_deterministic(model, latents.view(), step.timestep(), condition);
         session.count_probe(session.all_calls() - before);
@@ -228,6 +243,7 @@ pub(crate) fn explain<E: std::error::Error + 'static, S: std::fmt::Debug>(
     error: &SampleError<E, S>,
     sampler: &AnySampler,
     trajectory: &Trajectory,
+    inverting: bool,
 ) -> Failure {
     let SampleError::Step(StepError::Range { step, timestep, value }) = error else {
         return Failure::running(chain(error));
@@ -235,9 +251,14 @@ pub(crate) fn explain<E: std::error::Error + 'static, S: std::fmt::Debug>(
     let remedy = match sampler.edict() {
         Some(edict) => {
             let weight = Stability::weight_that_holds(&edict, trajectory, *step, *value);
-            format!("use --mixing-weight {weight}")
+            // Inversion blows differences up, the less the larger the weight; what generation blows up is the network's.
+            if inverting && weight > edict.mixing_weight().resolve(trajectory) {
+                format!("use --mixing-weight {weight}")
+            } else {
+                "use less --guidance, more --steps, or --float".to_owned()
+            }
         }
-        None => "use --sampler edict, or more steps".to_owned(),
+        None => format!("use {}", two_step_remedy(sampler)),
     };
     Failure::running(format!(
         "step {step} (timestep {timestep}) leads to {value:.1e}, outside the range of exact latents: {remedy}"

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use edict_candle::{CandleBackend, DeviceSpec};
 use edict_core::{Guidance, Guided, Latents, NoiseSchedule};
 use edict_stable_diffusion::{
-    Backend, Checkpoint, DType, GuidanceSettings, ImageError, ModelFolder, Origin, Picture, PromptEmbedding,
-    StableDiffusion, UNetPredictor, check_writable, instruction_set, seeded_noise, write_atomically,
-    write_png,
+    Backend, Checkpoint, DType, GuidanceSettings, ImageError, ImageSize, Inversion, ModelFolder, Origin,
+    Picture, PromptEmbedding, StableDiffusion, UNetPredictor, check_writable, instruction_set, seeded_noise,
+    write_atomically, write_png,
 };
 use ndarray::{Array3, Array4, ArrayD, Axis, Ix3};
 use serde_json::{Map, Value, json};
@@ -270,6 +270,13 @@ pub(crate) fn numbered(path: &Path, count: usize) -> Vec<PathBuf> {
 /// Reads the checkpoint of an interrupted command.
 pub(crate) fn read_checkpoint(path: &Path, command: &str) -> Result<Checkpoint, Failure> {
     let job = Checkpoint::read(path)?;
+    if job.command == "generate" && job.level > 0 {
+        let name = path.display();
+        return Err(Failure::running(format!(
+            "{name}: what is generated from should be noise, found level {}",
+            job.level
+        )));
+    }
     if job.command == command {
         return Ok(job);
     }
@@ -311,9 +318,40 @@ pub(crate) fn check_same(flag: &str, given: Option<&str>, kept: &str) -> Result<
     }
 }
 
-/// Refuses a precision that differs from the one kept: half of a run each in two precisions is neither.
-pub(crate) fn check_same_dtype(args: &ModelArgs, kept: &str) -> Result<(), Failure> {
-    check_same("--dtype", args.dtype.map(|dtype| DType::from(dtype).name()), kept)
+/// Refuses another precision, device or back end than those kept: half of a run each in two of them is neither.
+pub(crate) fn check_same_machine(args: &ModelArgs, kept: &Origin) -> Result<(), Failure> {
+    check_same("--dtype", args.dtype.map(|dtype| DType::from(dtype).name()), &kept.dtype)?;
+    check_same("--device", args.device.map(|device| device.to_string()).as_deref(), &kept.device)?;
+    check_same("--backend", args.backend.map(BackendName::name), &kept.backend)
+}
+
+/// Refuses another size of the picture than that of the latents kept.
+pub(crate) fn check_same_size(args: &ImageArgs, kept: &Inversion, factor: usize) -> Result<(), Failure> {
+    let shape = kept.image_latent.shape();
+    let kept = ImageSize { width: shape[3] * factor, height: shape[2] * factor };
+    check_same("--size", args.size.map(|size| size.to_string()).as_deref(), &kept.to_string())
+}
+
+/// Loads a model to go on with a checkpoint, as it was then.
+pub(crate) fn resume<'a>(
+    args: &ModelArgs,
+    folder: &ModelFolder,
+    job: &Checkpoint,
+    reporter: &'a Reporter,
+) -> Result<Session<'a, CandleBackend>, Failure> {
+    let begun = match &job.generation {
+        Some(generation) if job.level == 0 => &generation.origin,
+        _ => &job.inversion.origin,
+    };
+    let session = load(args, folder, Some(begun), reporter)?;
+    let now = &session.origin.instruction_set;
+    if begun.instruction_set != *now {
+        reporter.warn(format!(
+            "the checkpoint was left on a processor with {}, this one has {now}: the result may differ in its last bits",
+            begun.instruction_set
+        ));
+    }
+    Ok(session)
 }
 
 /// Refuses guidance that is given again and differs from the one kept.

@@ -124,13 +124,22 @@ pub(crate) fn report_stability(sampler: &AnySampler, run: &Trajectory, reporter:
                 let enough = Stability::holding_weight(run, Stability::F64_BITS);
                 format!("--mixing-weight auto, or {enough:.3} and above")
             }
-            None => "more steps, or --sampler edict".to_owned(),
+            None => two_step_remedy(sampler).to_owned(),
         };
         reporter.warn(format!(
             "{steps} steps of {name} in floats lose {lost:.0} bits, and f64 has {} to spare: the image may not come back; \
              leave out --float, or use {remedy}",
             Stability::F64_BITS
         ));
+    }
+}
+
+/// What keeps a two-step sampler's errors small: BDIA's grow by `1 / gamma` a step, O-BELM's less with more steps.
+pub(crate) fn two_step_remedy(sampler: &AnySampler) -> &'static str {
+    match sampler.two_step().map(|sampler| sampler.rule()) {
+        Some(TwoStepRule::Bdia { gamma }) if gamma < 1.0 => "a --gamma nearer to 1, or --sampler edict",
+        Some(TwoStepRule::Belm) => "more --steps, or --sampler edict",
+        _ => "--sampler edict",
     }
 }
 
@@ -142,7 +151,7 @@ pub(crate) fn stability_json(sampler: &AnySampler, run: &Trajectory) -> Value {
             "lost_bits": stability.lost_bits(),
             "float_error": if error.is_finite() { error.into() } else { Value::Null },
             "float_holds": stability.lost_bits() <= Stability::F64_BITS,
-            "holding_mixing_weight": Stability::holding_weight(run, Stability::F64_BITS),
+            "holding_mixing_weight": sampler.edict().map(|_| Stability::holding_weight(run, Stability::F64_BITS)),
         })
     })
 }
@@ -168,7 +177,12 @@ pub(crate) fn insert_run(
 }
 
 /// Refuses flags that say otherwise than a file.
-pub(crate) fn check_kept(args: &RunArgs, inversion: &Inversion, file: &str) -> Result<(), Failure> {
+pub(crate) fn check_kept(
+    args: &RunArgs,
+    inversion: &Inversion,
+    noise_seed: Option<u64>,
+    file: &str,
+) -> Result<(), Failure> {
     let otherwise = |flag: &str, given: &dyn std::fmt::Display, kept: &dyn std::fmt::Display| {
         Failure::usage(format!(
             "{flag} {given} does not fit {file}, which was made with {kept}: leave {flag} out, or invert again"
@@ -176,10 +190,9 @@ pub(crate) fn check_kept(args: &RunArgs, inversion: &Inversion, file: &str) -> R
     };
     let Inversion { sampler, trajectory, strength, .. } = inversion;
     let steps = trajectory.schedule_steps();
+    let name = if noise_seed.is_some() { SamplerName::Sdedit.name() } else { sampler.name() };
     match args.sampler {
-        Some(given) if given.name() != sampler.name() => {
-            return Err(otherwise("--sampler", &given.name(), &sampler.name()));
-        }
+        Some(given) if given.name() != name => return Err(otherwise("--sampler", &given.name(), &name)),
         _ => {}
     }
     if args.float && sampler.is_exact() {

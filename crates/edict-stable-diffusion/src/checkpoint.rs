@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::inversion_file::{read_file, timestep};
 use crate::state_tensors::{StateNote, read_state, write_state};
 use crate::tensor_file::{TensorReader, TensorWriter};
-use crate::{AnyState, GuidanceSettings, Inversion, InversionFileError};
+use crate::{AnyState, GuidanceSettings, Inversion, InversionFileError, Origin};
 
 /// The key of the metadata that only checkpoints have.
 pub(crate) const METADATA: &str = "edict_checkpoint";
@@ -34,8 +34,10 @@ pub struct Generation {
     pub negative: String,
     /// Guidance of all of them.
     pub guidance: GuidanceSettings,
-    /// Element type of the networks, which may be another than that of the inversion: `f32`, ...
-    pub dtype: String,
+    /// What they are made with, which may be another device or precision than the inversion's.
+    pub origin: Origin,
+    /// The seed of the noise that SDEdit began from; `None` where an image was inverted.
+    pub noise_seed: Option<u64>,
     /// How many pictures are finished.
     pub finished: usize,
     /// The state of the picture at work, and the level it stands at.
@@ -53,7 +55,9 @@ struct Metadata {
 struct GenerationNote {
     prompts: Vec<String>,
     negative: String,
-    dtype: String,
+    origin: Origin,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    noise_seed: Option<u64>,
     finished: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     state: Option<StateNote>,
@@ -87,7 +91,8 @@ impl Checkpoint {
                 Some(GenerationNote {
                     prompts: generation.prompts.clone(),
                     negative: generation.negative.clone(),
-                    dtype: generation.dtype.clone(),
+                    origin: generation.origin.clone(),
+                    noise_seed: generation.noise_seed,
                     finished: generation.finished,
                     state,
                 })
@@ -143,7 +148,8 @@ impl Checkpoint {
                     prompts: note.prompts,
                     negative: note.negative,
                     guidance,
-                    dtype: note.dtype,
+                    origin: note.origin,
+                    noise_seed: note.noise_seed,
                     finished: note.finished,
                     state,
                 })

@@ -1,5 +1,7 @@
 //! An image's noise, with everything needed to come back from it.
 
+use serde::{Deserialize, Serialize};
+
 use edict_core::{ConfigError, GuidanceScale, Latents, NoiseSchedule, StateError, Trajectory};
 
 use crate::{AnySampler, AnyState};
@@ -27,7 +29,7 @@ impl GuidanceSettings {
 }
 
 /// What an inversion was made with, for the report of a run that does not come back to the same bits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Fingerprint of the model, [`ModelFolder::fingerprint`](crate::ModelFolder::fingerprint).
     pub model: String,

@@ -26,6 +26,9 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let targets = generation.map_or(&args.target, |generation| &generation.prompts);
     let outputs = session::numbered(&args.output, targets.len());
     let written: Vec<&Path> = outputs.iter().map(AsRef::as_ref).chain(args.sheet.as_deref()).collect();
+    if written[..outputs.len()].contains(&written[written.len() - 1]) && args.sheet.is_some() {
+        return Err(Failure::usage("--output and --sheet name the same file"));
+    }
     session::check_outputs(written.iter().copied())?;
     session::check_picture_name(&args.output, reporter);
     let folder = session::open_folder(&args.model.model)?;
@@ -33,9 +36,9 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let mut source = None;
     let (session, mut job) = match kept {
         Some(job) => {
-            check_resumed(args, &job)?;
+            check_resumed(args, &job, factor)?;
             session::check_model(&job, &folder, args.resume.as_deref())?;
-            (session::load(&args.model, &folder, Some(&job.inversion.origin), reporter)?, job)
+            (session::resume(&args.model, &folder, &job, reporter)?, job)
         }
         None => {
             let settings = RunSettings::new(&args.run, 0.8, reporter);
@@ -70,9 +73,11 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
                 predictions: Vec::new(),
             };
             let prompts = args.target.clone();
-            let dtype = session.origin.dtype.clone();
+            let noise_seed = (settings.sampler == SamplerName::Sdedit).then(|| args.image.seed.unwrap_or(0));
+            let origin = session.origin.clone();
+            let (finished, state) = (0, None);
             let generation =
-                Some(Generation { prompts, negative, guidance, dtype, finished: 0, state: None });
+                Some(Generation { prompts, negative, guidance, origin, noise_seed, finished, state });
             (session, Checkpoint { command: "edit".to_owned(), inversion, level, generation })
         }
     };
@@ -112,10 +117,12 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     json.insert("source".to_owned(), job.inversion.prompt.as_str().into());
     let shape = image_latent.shape();
     json.insert("size".to_owned(), vec![shape[3] * factor, shape[2] * factor].into());
-    insert_image_args(&mut json, &args.image);
-    if args.run.sampler == Some(SamplerName::Sdedit) {
+    if args.resume.is_none() {
+        insert_image_args(&mut json, &args.image);
+    }
+    if let Some(seed) = job.generation.as_ref().and_then(|generation| generation.noise_seed) {
         json.insert("sampler".to_owned(), SamplerName::Sdedit.name().into());
-        json.insert("seed".to_owned(), args.image.seed.unwrap_or(0).into());
+        json.insert("seed".to_owned(), seed.into());
     }
     let mut report = Report::new("edit", json, &written, &session);
     report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));
@@ -183,7 +190,8 @@ fn reconstruction<B: Backend>(
         prompts: vec![prompt.clone()],
         negative: negative.clone(),
         guidance: *guidance,
-        dtype: session.origin.dtype.clone(),
+        origin: session.origin.clone(),
+        noise_seed: None,
         finished: 0,
         state: None,
     });
@@ -192,11 +200,11 @@ fn reconstruction<B: Backend>(
     Ok((session::first(&session.model.decode(&latents)?)?, "reconstruction".to_owned()))
 }
 
-fn check_resumed(args: &EditArgs, job: &Checkpoint) -> Result<(), Failure> {
+fn check_resumed(args: &EditArgs, job: &Checkpoint, factor: usize) -> Result<(), Failure> {
     let Checkpoint { inversion, generation: Some(generation), .. } = job else {
         return Err(Failure::usage("the checkpoint says nothing of pictures to generate: begin anew"));
     };
-    check_kept(&args.run, inversion, "the checkpoint")?;
+    check_kept(&args.run, inversion, generation.noise_seed, "the checkpoint")?;
     session::check_same("--source", args.source.as_deref(), &inversion.prompt)?;
     if !args.target.is_empty() {
         session::check_same("--target", Some(&args.target.join("\n")), &generation.prompts.join("\n"))?;
@@ -208,6 +216,7 @@ fn check_resumed(args: &EditArgs, job: &Checkpoint) -> Result<(), Failure> {
         args.source_guidance.map(|g| g.to_string()).as_deref(),
         &inversion.guidance.scale.to_string(),
     )?;
-    session::check_same_dtype(&args.model, &generation.dtype)?;
+    session::check_same_machine(&args.model, &generation.origin)?;
+    session::check_same_size(&args.image, inversion, factor)?;
     session::check_same_guidance(&args.guidance, generation.guidance)
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use edict_core::Sampler;
 use edict_stable_diffusion::{
-    Checkpoint, DType, Generation, ImageSize, Inversion, ModelFolder, Origin, bit_identical,
-    bit_identical_pair, latents_to_bytes, seeded_noise,
+    Checkpoint, Generation, ImageSize, Inversion, ModelFolder, bit_identical, bit_identical_pair,
+    latents_to_bytes, seeded_noise,
 };
 use serde_json::json;
 
@@ -37,10 +37,17 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         Some((job, path)) => {
             session::check_model(&job, &folder, Some(path))?;
             check_flags(args, &job, factor)?;
-            // A file keeps the inversion's precision, a checkpoint that of the generation too.
-            let dtype = job.generation.as_ref().map_or(&job.inversion.origin.dtype, |g| &g.dtype);
-            let origin = Origin { dtype: dtype.clone(), ..job.inversion.origin.clone() };
-            (session::load(&args.model, &folder, Some(&origin), reporter)?, job)
+            report_stability(&job.inversion.sampler, &job.inversion.trajectory, reporter);
+            if args.resume.is_some() {
+                (session::resume(&args.model, &folder, &job, reporter)?, job)
+            } else {
+                let session = session::load(&args.model, &folder, Some(&job.inversion.origin), reporter)?;
+                let mut job = job;
+                if let Some(generation) = &mut job.generation {
+                    generation.origin = session.origin.clone();
+                }
+                (session, job)
+            }
         }
         None => {
             let settings = RunSettings::new(&args.run, 1.0, reporter);
@@ -119,8 +126,8 @@ fn begin(args: &GenerateArgs, inversion: Inversion) -> Checkpoint {
         prompts: vec![args.prompt.clone().unwrap_or_else(|| inversion.prompt.clone())],
         negative: args.guidance.negative.clone().unwrap_or_else(|| inversion.negative.clone()),
         guidance: settings::guidance(&args.guidance, inversion.guidance),
-        dtype: (args.model.dtype)
-            .map_or(inversion.origin.dtype.clone(), |dtype| DType::from(dtype).name().to_owned()),
+        origin: inversion.origin.clone(),
+        noise_seed: None,
         finished: 0,
         state: None,
     };
@@ -130,7 +137,7 @@ fn begin(args: &GenerateArgs, inversion: Inversion) -> Checkpoint {
 /// Refuses flags that say otherwise than the file.
 fn check_flags(args: &GenerateArgs, job: &Checkpoint, factor: usize) -> Result<(), Failure> {
     let file = if args.resume.is_some() { "the checkpoint" } else { "the inversion" };
-    check_kept(&args.run, &job.inversion, file)?;
+    check_kept(&args.run, &job.inversion, None, file)?;
     if let Some(given) = args.size {
         let shape = job.inversion.image_latent.shape();
         let kept = ImageSize { width: shape[3] * factor, height: shape[2] * factor };
@@ -159,7 +166,7 @@ fn check_flags(args: &GenerateArgs, job: &Checkpoint, factor: usize) -> Result<(
         }
         session::check_same("--prompt", args.prompt.as_deref(), &generation.prompts.concat())?;
         session::check_same("--negative", args.guidance.negative.as_deref(), &generation.negative)?;
-        session::check_same_dtype(&args.model, &generation.dtype)?;
+        session::check_same_machine(&args.model, &generation.origin)?;
         session::check_same_guidance(&args.guidance, generation.guidance)?;
     }
     Ok(())

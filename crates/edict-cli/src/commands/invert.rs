@@ -20,17 +20,17 @@ use crate::settings::{
 
 pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs([args.output.as_path()])?;
-    let mut job = match &args.resume {
+    let kept = match &args.resume {
         Some(path) => Some(session::read_checkpoint(path, "invert")?),
         None => None,
     };
     let folder = session::open_folder(&args.model.model)?;
     let factor = folder.vae_config().factor();
-    let (session, mut job) = match job.take() {
+    let (session, mut job) = match kept {
         Some(job) => {
-            check_resumed(args, &job)?;
+            check_resumed(args, &job, factor)?;
             session::check_model(&job, &folder, args.resume.as_deref())?;
-            (session::load(&args.model, &folder, Some(&job.inversion.origin), reporter)?, job)
+            (session::resume(&args.model, &folder, &job, reporter)?, job)
         }
         None => {
             let settings = RunSettings::new(&args.run, 0.8, reporter);
@@ -81,7 +81,9 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
         return Err(Failure::running("the latents have no height and width"));
     };
     json.insert("size".to_owned(), vec![width * factor, height * factor].into());
-    insert_image_args(&mut json, &args.image);
+    if args.resume.is_none() {
+        insert_image_args(&mut json, &args.image);
+    }
     let mut report = Report::new("invert", json, &[&args.output], &session);
     report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));
     report.json.insert("noise".to_owned(), noise_json(quality));
@@ -99,11 +101,12 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
     Ok(report)
 }
 
-fn check_resumed(args: &InvertArgs, job: &Checkpoint) -> Result<(), Failure> {
-    check_kept(&args.run, &job.inversion, "the checkpoint")?;
+fn check_resumed(args: &InvertArgs, job: &Checkpoint, factor: usize) -> Result<(), Failure> {
+    check_kept(&args.run, &job.inversion, None, "the checkpoint")?;
     session::check_same("--prompt", args.prompt.as_deref(), &job.inversion.prompt)?;
     session::check_same("--negative", args.guidance.negative.as_deref(), &job.inversion.negative)?;
-    session::check_same_dtype(&args.model, &job.inversion.origin.dtype)?;
+    session::check_same_machine(&args.model, &job.inversion.origin)?;
+    session::check_same_size(&args.image, &job.inversion, factor)?;
     session::check_same_guidance(&args.guidance, job.inversion.guidance)?;
     if args.verify && !job.inversion.sampler.is_exact() {
         return Err(Failure::usage("--verify needs an exact sampler, and the checkpoint's is none"));
@@ -123,14 +126,15 @@ fn verify<B: Backend>(
             prompts: vec![prompt.clone()],
             negative: negative.clone(),
             guidance: *guidance,
-            dtype: session.origin.dtype.clone(),
+            origin: session.origin.clone(),
+            noise_seed: None,
             finished: 0,
             state: None,
         }),
         ..job.clone()
     };
     // An interrupted check is begun anew: the checkpoint is that of the finished inversion.
-    let (state, checked) = match run::generate(session, &mut trial, Some(&args.output)) {
+    let (state, checked) = match run::generate(session, &mut trial, None) {
         Ok(generated) => generated,
         Err(failure) => {
             if crate::progress::is_interrupted() {

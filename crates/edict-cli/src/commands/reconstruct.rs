@@ -90,11 +90,11 @@ impl Job<'_> {
             if chosen(name) {
                 rows.push((name, subject.measure(name, candidate)));
                 check_interrupt()?;
+                // The others may fail and the table still says something; without EDICT, the first, it does not.
+                if let Err(failure) = &rows[0].1 {
+                    return Err(Failure { status: failure.status, message: failure.message.clone() });
+                }
             }
-        }
-        // The others may fail and the table still says something; without EDICT it does not.
-        if let Err(failure) = &rows[0].1 {
-            return Err(Failure { status: failure.status, message: failure.message.clone() });
         }
         let vae_mse = pixel_mse(floor.view(), image.view().into_dyn())?;
         let outputs = write(&rows, vae_mse)?;

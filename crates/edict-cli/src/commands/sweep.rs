@@ -41,8 +41,12 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
             runs.push((settings, settings.sampler(&trajectory)?, trajectory));
         }
     }
-    let Some((first, ..)) = runs.first() else { return Err(Failure::usage("nothing is to be drawn")) };
-    let image = session::read_image(&args.image, &folder, first.sampler, reporter)?;
+    // Strength and weight apart, all runs are made alike: the report names the first's settings.
+    let Some((first, sampler, trajectory)) = runs.first().cloned() else {
+        return Err(Failure::usage("nothing is to be drawn"));
+    };
+    let (name, strength) = (first.sampler, first.strength);
+    let image = session::read_image(&args.image, &folder, name, reporter)?;
     let session = session::load(&args.model, &folder, None, reporter)?;
     let latent = session.encode_image(&image, &args.image)?;
     let source = session::first(&session.model.decode(&latent)?)?;
@@ -85,7 +89,8 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
                 prompts: vec![args.target.clone()],
                 negative: negative.clone(),
                 guidance: GuidanceSettings { scale, ..guidance },
-                dtype: session.origin.dtype.clone(),
+                origin: session.origin.clone(),
+                noise_seed: None,
                 finished: 0,
                 state: None,
             });
@@ -100,12 +105,7 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
     session::write_picture(&sheet(&rows).insert_axis(Axis(0)).into_dyn(), &args.output)?;
 
     let mut json = session.settings(&args.model.model);
-    let (settings, sampler, trajectory) = {
-        let settings = RunSettings::new(&args.run, 0.8, reporter);
-        let trajectory = settings.trajectory(&folder)?;
-        (settings, settings.sampler(&trajectory)?, trajectory)
-    };
-    insert_run(&mut json, &sampler, &trajectory, settings.strength);
+    insert_run(&mut json, &sampler, &trajectory, strength);
     for key in ["strength", "mixing_weight"] {
         json.remove(key);
     }

@@ -112,7 +112,8 @@ pub fn checkpoints() -> Vec<Checkpoint> {
             prompts: vec!["a \"dog\"".to_owned(), "猫".to_owned()],
             negative: "blurred".to_owned(),
             guidance: GuidanceSettings { scale: 0.1 + 0.2, interval: Some([3, 700]) },
-            dtype: "bf16".to_owned(),
+            origin: Origin { dtype: "bf16".to_owned(), ..inversion.origin.clone() },
+            noise_seed: Some(u64::MAX),
             finished: 1,
             state,
         };
