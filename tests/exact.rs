@@ -1,6 +1,6 @@
 //! Exact runs, through the program alone: every bit comes back, in another process and after an interruption; or a line says why not.
 //!
-//! `EDICT_EXACT=all` makes the round trips of every combination, which takes a quarter of an hour and more.
+//! `EDICT_EXACT=all` makes the round trips of every combination, which takes half an hour and more.
 
 mod support;
 

@@ -113,7 +113,7 @@ fn shared_inversion(name: &str) -> PathBuf {
 }
 
 /// Long enough for an interruption to fall into it.
-const RUN: &str = "--steps 24 --strength 1";
+const RUN: &str = "--steps 18 --strength 1";
 
 fn jobs() -> Vec<Job> {
     let mut jobs = Vec::new();
@@ -290,7 +290,7 @@ fn resuming_refuses_flags_that_contradict_the_checkpoint() {
         }
     };
     let every = [
-        ("--steps 25", "--steps"),
+        ("--steps 19", "--steps"),
         ("--strength 0.8", "--strength"),
         ("--guidance 7", "--guidance"),
         ("--guidance-interval 1:999", "--guidance-interval"),

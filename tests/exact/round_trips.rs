@@ -102,11 +102,18 @@ fn crossed(cases: impl IntoIterator<Item = Case>) -> Vec<Case> {
 fn edict_cases(dtype: &'static str) -> Vec<Case> {
     let mut cases = Vec::new();
     for model in MODELS {
-        for (guidance, strength) in [(1, "1"), (5, "0.8")] {
+        for guidance in [1, 5] {
             for steps in [17, 25, 31, 40, 50, 250] {
-                // The longest runs take as long as all others together: without EDICT_EXACT=all only two precisions, without guidance.
-                let short = steps < 250 || (["f32", "f16"].contains(&dtype) && guidance == 1);
-                if short || everything() {
+                // The longest runs take as long as all others together: without EDICT_EXACT=all only in two precisions, without
+                // guidance, and a share of their steps; and guided runs, which take twice as long, half of theirs.
+                let long = steps == 250;
+                if everything() || !long || (["f32", "f16"].contains(&dtype) && guidance == 1) {
+                    let strength = match guidance {
+                        _ if everything() => "1",
+                        _ if long => "0.4",
+                        1 => "1",
+                        _ => "0.5",
+                    };
                     let (sampler, threads) = ("edict", ["1", "2"]);
                     cases.push(Case { model, dtype, steps, strength, guidance, sampler, threads });
                 }
@@ -154,8 +161,10 @@ fn belm_and_bdia_come_back_from_a_file_to_every_bit() {
             for (at, steps) in [25, 50, 100].into_iter().enumerate() {
                 for strength in ["0.8", "1"] {
                     for (nth, model) in MODELS.into_iter().enumerate() {
-                        // By turns, so that each model is taken by each sampler.
-                        if everything() || (at + usize::from(strength == "1")) % 3 == nth {
+                        // By turns, so that each sampler and each precision take every model, and every number of steps.
+                        let (half, full) = (usize::from(dtype == "f16"), usize::from(strength == "1"));
+                        let turn = (at + half) % 3 == nth && (at + half + full).is_multiple_of(2);
+                        if everything() || turn {
                             let (guidance, threads) = (3, ["1", "2"]);
                             cases.push(Case { model, dtype, steps, strength, guidance, sampler, threads });
                         }
@@ -220,7 +229,9 @@ fn reconstruct(model_name: &str, dtype: &str, (steps, strength): (usize, &str)) 
 
 #[test]
 fn reconstruct_finds_every_bit_again_with_every_exact_sampler() {
-    let runs = [(250, "1"), (100, "1"), (50, "0.8"), (50, "1"), (25, "1"), (31, "1")];
+    // Without EDICT_EXACT=all a share of the longest runs' steps.
+    let [longest, long] = if everything() { ["1", "1"] } else { ["0.4", "0.8"] };
+    let runs = [(250, longest), (100, long), (50, "0.8"), (50, "1"), (25, "1"), (31, "1")];
     let mut cases = Vec::new();
     for model in MODELS {
         for dtype in DTYPES {
