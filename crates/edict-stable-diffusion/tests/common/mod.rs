@@ -108,11 +108,12 @@ pub fn checkpoints() -> Vec<Checkpoint> {
     for inversion in inversions() {
         let (noisy, _) = inversion.trajectory.split_at(7).unwrap();
         let state = inversion.sampler.generate(&inversion.noise, &noisy, &model, &0.1, &mut ()).unwrap();
+        let origin = Origin { dtype: "bf16".to_owned(), ..inversion.origin.clone() };
         let generation = |state| Generation {
             prompts: vec!["a \"dog\"".to_owned(), "猫".to_owned()],
             negative: "blurred".to_owned(),
             guidance: GuidanceSettings { scale: 0.1 + 0.2, interval: Some([3, 700]) },
-            origin: Origin { dtype: "bf16".to_owned(), ..inversion.origin.clone() },
+            origin: origin.clone(),
             noise_seed: Some(u64::MAX),
             finished: 1,
             state,
