@@ -1,18 +1,22 @@
 //! Parameters: from the bytes of a file to tensors of the network's element type.
 
-use candle_core::{DType as CandleDType, Device, Tensor, WithDType};
+use candle_core::{CpuStorage, DType as CandleDType, Device, Storage, Tensor, WithDType};
 use edict_stable_diffusion::{Conv2dGeometry, DType, RawTensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::error::{CandleError, Result};
 use crate::kernels::misfit;
+use crate::kernels::panels::Panels;
 
 /// A convolution's parameters.
 #[derive(Debug)]
 pub struct Conv2d {
-    /// `[out, in, kernel, kernel]`.
-    pub(crate) weight: Tensor,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    /// Side of the window.
+    pub(crate) kernel: usize,
+    pub(crate) weight: Weight,
     /// `[out]`.
     pub(crate) bias: Option<Tensor>,
     pub(crate) geometry: Conv2dGeometry,
@@ -20,39 +24,88 @@ pub struct Conv2d {
 
 impl Conv2d {
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>, geometry: Conv2dGeometry) -> Result<Self> {
-        let fits = matches!(weight.dims(), &[_, _, rows, columns] if rows == columns && rows > 0);
-        if !fits || !bias_fits(&weight, bias.as_ref()) || geometry.stride == 0 {
-            let bias = bias.as_ref().map_or(&[][..], Tensor::dims);
-            return Err(misfit(
-                "load_conv2d",
-                "a weight [out, in, kernel, kernel], a bias [out] or none, a stride above 0",
-                &[weight.dims(), bias, &[geometry.stride]],
-            ));
-        }
-        Ok(Self { weight, bias, geometry })
+        let (outputs, inputs, kernel) = match *weight.dims() {
+            [outputs, inputs, rows, columns]
+                if rows == columns
+                    && rows > 0
+                    && bias_fits(&weight, bias.as_ref())
+                    && geometry.stride > 0 =>
+            {
+                (outputs, inputs, rows)
+            }
+            _ => {
+                let bias = bias.as_ref().map_or(&[][..], Tensor::dims);
+                return Err(misfit(
+                    "load_conv2d",
+                    "a weight [out, in, kernel, kernel], a bias [out] or none, a stride above 0",
+                    &[weight.dims(), bias, &[geometry.stride]],
+                ));
+            }
+        };
+        // From `[in, kernel, kernel]` to `[kernel, kernel, in]`: the channels of a pixel lie side by side.
+        let places = kernel * kernel;
+        let weight = Weight::new(weight, outputs, inputs * places, |k| k % inputs * places + k / inputs)?;
+        Ok(Self { outputs, inputs, kernel, weight, bias, geometry })
     }
 }
 
 /// A linear map's parameters.
 #[derive(Debug)]
 pub struct Linear {
-    /// `[out, in]`.
-    pub(crate) weight: Tensor,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    pub(crate) weight: Weight,
     /// `[out]`.
     pub(crate) bias: Option<Tensor>,
 }
 
 impl Linear {
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        if weight.rank() != 2 || !bias_fits(&weight, bias.as_ref()) {
-            let bias = bias.as_ref().map_or(&[][..], Tensor::dims);
-            return Err(misfit(
-                "load_linear",
-                "a weight [out, in], a bias [out] or none",
-                &[weight.dims(), bias],
-            ));
+        let (outputs, inputs) = match *weight.dims() {
+            [outputs, inputs] if bias_fits(&weight, bias.as_ref()) => (outputs, inputs),
+            _ => {
+                let bias = bias.as_ref().map_or(&[][..], Tensor::dims);
+                return Err(misfit(
+                    "load_linear",
+                    "a weight [out, in], a bias [out] or none",
+                    &[weight.dims(), bias],
+                ));
+            }
+        };
+        Ok(Self { outputs, inputs, weight: Weight::new(weight, outputs, inputs, |k| k)?, bias })
+    }
+}
+
+/// A matrix of weights where it is computed with.
+#[derive(Debug)]
+pub(crate) enum Weight {
+    /// On the CPU, packed.
+    Packed(Panels),
+    /// On another device, as it was loaded.
+    Tensor(Tensor),
+}
+
+impl Weight {
+    fn new(
+        weight: Tensor,
+        outputs: usize,
+        depth: usize,
+        source: impl Fn(usize) -> usize + Sync,
+    ) -> Result<Self> {
+        if !weight.device().is_cpu() {
+            return Ok(Self::Tensor(weight));
         }
-        Ok(Self { weight, bias })
+        let (storage, _) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            return Err(CandleError::ElementType { operation: "pack", found: weight.dtype() });
+        };
+        Ok(Self::Packed(match storage {
+            CpuStorage::F64(values) => Panels::pack(values, outputs, depth, source),
+            CpuStorage::F32(values) => Panels::pack(values, outputs, depth, source),
+            CpuStorage::F16(values) => Panels::pack(values, outputs, depth, source),
+            CpuStorage::BF16(values) => Panels::pack(values, outputs, depth, source),
+            _ => return Err(CandleError::ElementType { operation: "pack", found: weight.dtype() }),
+        }))
     }
 }
 

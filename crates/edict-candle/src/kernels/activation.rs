@@ -1,24 +1,83 @@
 //! Activation functions and sums, element by element.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
-use super::{Real, by_width, for_each_row, in_wide, map, misfit, widen, with_slice};
-use crate::error::Result;
+use super::{Real, RowKernel, by_width, filled, in_memory, in_wide, misfit, pixels, widen, with_slice};
+use crate::error::{CandleError, Result};
+
+/// Elements of a row where rows have no meaning.
+const WIDTH: usize = 1 << 14;
+
+/// A function of one element.
+trait Function: Sync {
+    fn of<T: Real>(&self, x: T) -> T;
+}
+
+macro_rules! function {
+    ($name:ident, $method:ident) => {
+        struct $name;
+
+        impl Function for $name {
+            #[inline(always)]
+            fn of<T: Real>(&self, x: T) -> T {
+                Real::$method(x)
+            }
+        }
+    };
+}
+
+function!(Silu, silu);
+function!(Gelu, gelu);
+function!(QuickGelu, quick_gelu);
+
+/// Computes `x factor`, the factor first rounded to the precision computed in.
+struct Scale(f64);
+
+impl Function for Scale {
+    #[inline(always)]
+    fn of<T: Real>(&self, x: T) -> T {
+        x * T::of(self.0)
+    }
+}
+
+/// A function of every element of `x`.
+struct Map<'a, T, F> {
+    x: &'a [T],
+    function: F,
+}
+
+impl<T: Real, F: Function> RowKernel<T> for Map<'_, T, F> {
+    #[inline(always)]
+    fn row(&self, i: usize, out: &mut [T]) {
+        for (out, &x) in out.iter_mut().zip(&self.x[i * WIDTH..]) {
+            *out = self.function.of(x);
+        }
+    }
+}
+
+fn map(operation: &'static str, x: &Tensor, function: impl Function) -> Result<Tensor> {
+    in_wide(x, |x| {
+        in_memory(x, |x| match x.dtype() {
+            DType::F32 => map_cpu::<f32>(x, function),
+            DType::F64 => map_cpu::<f64>(x, function),
+            found => Err(CandleError::ElementType { operation, found }),
+        })
+    })
+}
+
+fn map_cpu<T: Real>(x: &Tensor, function: impl Function) -> Result<Tensor> {
+    let out = with_slice(x, |x: &[T]| filled(x.len(), WIDTH, &Map { x, function }))?;
+    Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+}
 
 /// Computes `x / (1 + exp(-x))`.
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return Ok(x.silu()?);
-    }
-    in_wide(x, |x| by_width!("silu", x, T => map(x, <T as Real>::silu)))
+    if x.device().is_cpu() { map("silu", x, Silu) } else { Ok(x.silu()?) }
 }
 
 /// Computes `x Phi(x)`.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return Ok(x.gelu_erf()?);
-    }
-    in_wide(x, |x| by_width!("gelu", x, T => map(x, <T as Real>::gelu)))
+    if x.device().is_cpu() { map("gelu", x, Gelu) } else { Ok(x.gelu_erf()?) }
 }
 
 /// Computes `x / (1 + exp(-1.702 x))`.
@@ -26,7 +85,12 @@ pub(crate) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return Ok((x / ((x * -1.702)?.exp()? + 1.0)?)?);
     }
-    in_wide(x, |x| by_width!("quick_gelu", x, T => map(x, <T as Real>::quick_gelu)))
+    map("quick_gelu", x, QuickGelu)
+}
+
+/// Multiplies by a number, which is first rounded to the precision computed in.
+pub(crate) fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
+    if x.device().is_cpu() { map("scale", x, Scale(factor)) } else { Ok((x * factor)?) }
 }
 
 /// Splits the last axis in halves `u`, `g` and returns `u gelu(g)`.
@@ -34,29 +98,36 @@ pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
     let Some(width) = x.dims().last().copied().filter(|width| width % 2 == 0) else {
         return Err(misfit("geglu", "a last axis of even extent", &[x.dims()]));
     };
+    let half = width / 2;
     if !x.device().is_cpu() {
-        let [u, g] = [0, width / 2].map(|start| x.narrow(D::Minus1, start, width / 2));
+        let [u, g] = [0, half].map(|start| x.narrow(D::Minus1, start, half));
         return Ok((u? * g?.contiguous()?.gelu_erf()?)?);
     }
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
-        *last = width / 2;
+        *last = half;
     }
-    in_wide(x, |x| by_width!("geglu", x, T => geglu_cpu::<T>(x, width / 2, shape)))
+    in_wide(x, |x| {
+        by_width!("geglu", x, T => {
+            let out = with_slice(x, |x: &[T]| filled(x.len() / 2, half, &Geglu { x, half }))?;
+            Ok(Tensor::from_vec(out, shape, x.device())?)
+        })
+    })
 }
 
-fn geglu_cpu<T: Real>(x: &Tensor, half: usize, shape: Vec<usize>) -> Result<Tensor> {
-    let out = with_slice(x, |x: &[T]| {
-        let mut out = vec![T::zero(); x.len() / 2];
-        for_each_row(&mut out, half, |i, out| {
-            let (u, g) = x[2 * half * i..][..2 * half].split_at(half);
-            for ((out, &u), &g) in out.iter_mut().zip(u).zip(g) {
-                *out = u * g.gelu();
-            }
-        });
-        out
-    })?;
-    Ok(Tensor::from_vec(out, shape, x.device())?)
+struct Geglu<'a, T> {
+    x: &'a [T],
+    half: usize,
+}
+
+impl<T: Real> RowKernel<T> for Geglu<'_, T> {
+    #[inline(always)]
+    fn row(&self, i: usize, out: &mut [T]) {
+        let (u, g) = self.x[2 * self.half * i..][..2 * self.half].split_at(self.half);
+        for ((out, &u), &g) in out.iter_mut().zip(u).zip(g) {
+            *out = u * g.gelu();
+        }
+    }
 }
 
 /// Adds tensors of one shape.
@@ -67,34 +138,29 @@ pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return Ok((x + y)?);
     }
-    in_wide(x, |x| by_width!("add", x, T => add_cpu::<T>(x, &widen(y)?)))
-}
-
-fn add_cpu<T: Real>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let out = with_slice(x, |x: &[T]| {
-        with_slice(y, |y: &[T]| {
-            const WIDTH: usize = 1 << 14;
-            let mut out = vec![T::zero(); x.len()];
-            for_each_row(&mut out, WIDTH, |i, out| {
-                for ((out, &x), &y) in out.iter_mut().zip(&x[i * WIDTH..]).zip(&y[i * WIDTH..]) {
-                    *out = x + y;
-                }
-            });
-            out
-        })
-    })??;
-    Ok(Tensor::from_vec(out, x.shape(), x.device())?)
-}
-
-/// Multiplies by a number, which is first rounded to the precision computed in.
-pub(crate) fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return Ok((x * factor)?);
-    }
     in_wide(x, |x| {
-        by_width!("scale", x, T => {
-            let factor = T::of(factor);
-            map(x, move |x: T| x * factor)
+        let y = if y.rank() == 4 { pixels(&widen(y)?)? } else { widen(y)? };
+        in_memory(x, |x| {
+            by_width!("add", x, T => {
+                let out = with_slice(x, |x: &[T]| {
+                    with_slice(&y, |y: &[T]| filled(x.len(), WIDTH, &Add { x, y }))
+                })??;
+                Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+            })
         })
     })
+}
+
+struct Add<'a, T> {
+    x: &'a [T],
+    y: &'a [T],
+}
+
+impl<T: Real> RowKernel<T> for Add<'_, T> {
+    #[inline(always)]
+    fn row(&self, i: usize, out: &mut [T]) {
+        for ((out, &x), &y) in out.iter_mut().zip(&self.x[i * WIDTH..]).zip(&self.y[i * WIDTH..]) {
+            *out = x + y;
+        }
+    }
 }

@@ -2,45 +2,46 @@
 
 use candle_core::Tensor;
 
-use super::{Real, by_width, change, for_each_row, in_wide, misfit, widen, with_slice};
+use super::matmul::{Matrix, product};
+use super::{Real, by_width, in_wide, misfit, widen, with_slice};
 use crate::error::Result;
-use crate::weights::Linear;
+use crate::weights::{Linear, Weight};
 
 /// Applies a linear map to the last axis of a tensor of any rank.
 pub(crate) fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
-    let (outputs, inputs) = linear.weight.dims2()?;
-    let Some((_, outer)) = x.dims().split_last().filter(|(last, _)| **last == inputs) else {
+    let Some((_, outer)) = x.dims().split_last().filter(|(last, _)| **last == linear.inputs) else {
         return Err(misfit(
             "linear",
             "an input [.., in], a weight [out, in]",
-            &[x.dims(), &[outputs, inputs]],
+            &[x.dims(), &[linear.outputs, linear.inputs]],
         ));
     };
     let rows = outer.iter().product::<usize>();
-    let shape: Vec<usize> = outer.iter().copied().chain([outputs]).collect();
-    let product = |x: &Tensor, weight: &Tensor| x.reshape((rows, inputs))?.matmul(&weight.t()?);
-    if !x.device().is_cpu() {
-        let y = product(x, &linear.weight)?;
-        let y = linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
-        return Ok(y.reshape(shape)?);
-    }
-    in_wide(x, |x| {
-        let y = product(x, &widen(&linear.weight)?)?;
-        if let Some(bias) = &linear.bias {
-            by_width!("linear", y, T => add_to_rows::<T>(&y, &widen(bias)?))?;
+    let shape: Vec<usize> = outer.iter().copied().chain([linear.outputs]).collect();
+    let panels = match &linear.weight {
+        Weight::Packed(panels) => panels,
+        Weight::Tensor(weight) => {
+            let y = x.reshape((rows, linear.inputs))?.matmul(&weight.t()?)?;
+            let y = linear.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
+            return Ok(y.reshape(shape)?);
         }
-        Ok(y.reshape(shape)?)
+    };
+    in_wide(x, |x| {
+        let bias = linear.bias.as_ref().map(widen).transpose()?;
+        by_width!("linear", x, T => {
+            let y = with_slice(x, |x: &[T]| {
+                let left = Matrix { elements: x, width: linear.inputs };
+                with_bias(bias.as_ref(), |bias| product(rows, &left, panels, bias))
+            })???;
+            Ok(Tensor::from_vec(y, shape, x.device())?)
+        })
     })
 }
 
-fn add_to_rows<T: Real>(y: &Tensor, bias: &Tensor) -> Result<()> {
-    with_slice(bias, |bias: &[T]| {
-        change(y, |y: &mut [T]| {
-            for_each_row(y, bias.len(), |_, row| {
-                for (y, &bias) in row.iter_mut().zip(bias) {
-                    *y += bias;
-                }
-            });
-        })
-    })?
+/// Lends a bias, if there is one.
+pub(crate) fn with_bias<T: Real, R>(bias: Option<&Tensor>, f: impl FnOnce(Option<&[T]>) -> R) -> Result<R> {
+    match bias {
+        Some(bias) => with_slice(bias, |bias: &[T]| f(Some(bias))),
+        None => Ok(f(None)),
+    }
 }

@@ -7,17 +7,22 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod linear;
+mod matmul;
 pub(crate) mod norm;
+pub(crate) mod panels;
 mod real;
 pub(crate) mod shape;
 mod sum;
+mod vector;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor};
+use candle_core::{DType, Storage, Tensor};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::error::{CandleError, Result};
 pub(crate) use real::Real;
 pub(crate) use sum::sum;
+pub(crate) use vector::Vectored;
 
 /// Elements a task has at least: less is not worth handing to another thread.
 const GRAIN: usize = 1 << 14;
@@ -43,14 +48,20 @@ pub(crate) use by_width;
 /// Converts half formats to `f32`; shares the storage of others.
 pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
-        DType::F16 | DType::BF16 => Ok(x.to_dtype(DType::F32)?),
+        DType::F16 | DType::BF16 => cast(x, DType::F32),
         _ => Ok(x.clone()),
     }
 }
 
+/// Converts elements where they lie: candle's own conversion would lay images out anew.
+fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    in_memory(x, |x| Ok(x.to_dtype(dtype)?))
+}
+
 /// Computes in `f32` where `x` is of a half format and rounds the result once to it.
 pub(crate) fn in_wide(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    Ok(f(&widen(x)?)?.to_dtype(x.dtype())?)
+    let y = f(&widen(x)?)?;
+    if y.dtype() == x.dtype() { Ok(y) } else { cast(&y, x.dtype()) }
 }
 
 /// Lends the elements of a CPU tensor in row-major order.
@@ -65,58 +76,59 @@ pub(crate) fn with_slice<T: Real, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> R
     Ok(f(&elements[start..start + layout.shape().elem_count()]))
 }
 
-/// Changes the elements of a CPU tensor that nobody else holds yet.
-pub(crate) fn change<T: Real>(x: &Tensor, f: impl Fn(&mut [T])) -> Result<()> {
-    struct Change<T, F>(F, std::marker::PhantomData<fn(T)>);
-
-    impl<T: Real, F: Fn(&mut [T])> InplaceOp1 for Change<T, F> {
-        fn name(&self) -> &'static str {
-            "change"
-        }
-
-        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-            let Some((start, end)) = layout.contiguous_offsets() else {
-                candle_core::bail!("change needs a contiguous tensor")
-            };
-            let Some(elements) = T::slice_mut(storage) else {
-                candle_core::bail!("change was given another element type")
-            };
-            (self.0)(&mut elements[start..end]);
-            Ok(())
-        }
-    }
-
-    Ok(x.inplace_op1(&Change(f, std::marker::PhantomData))?)
+/// What is done to each row of a result.
+pub(crate) trait RowKernel<T>: Sync {
+    /// Fills row `i`.
+    ///
+    /// What a row is computed from must not depend on the rows beside it, so that the split among threads cannot be seen in the
+    /// result. Implementations that compute are `#[inline(always)]`: only within [`some_rows`] do they get the
+    /// processor's vectors.
+    fn row(&self, i: usize, out: &mut [T]);
 }
 
-/// Calls `f(i, row)` for row `i` of `out`, rows being `width` long (the last may be shorter), in parallel where it pays.
-///
-/// What a row is computed from must not depend on the rows beside it, so the split among threads cannot be seen in the
-/// result.
-pub(crate) fn for_each_row<T: Real>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
+/// Closures will do where elements are only moved.
+impl<T, F: Fn(usize, &mut [T]) + Sync> RowKernel<T> for F {
+    fn row(&self, i: usize, out: &mut [T]) {
+        self(i, out);
+    }
+}
+
+/// Makes `count` elements in rows of `width` (the last may be shorter), in parallel where it pays.
+pub(crate) fn filled<T: Real>(count: usize, width: usize, kernel: &impl RowKernel<T>) -> Vec<T> {
+    let mut out = vec![T::zero(); count];
     let width = width.max(1);
+    let rows = GRAIN.div_ceil(width);
     if out.len() <= GRAIN {
-        out.chunks_mut(width).enumerate().for_each(|(i, row)| f(i, row));
+        some_rows(&mut out, width, 0, kernel);
     } else {
-        out.par_chunks_mut(width)
-            .with_min_len(GRAIN.div_ceil(width))
+        out.par_chunks_mut(rows * width)
             .enumerate()
-            .for_each(|(i, row)| f(i, row));
+            .for_each(|(i, out)| some_rows(out, width, i * rows, kernel));
     }
+    out
 }
 
-/// Applies `f` to every element.
-pub(crate) fn map<T: Real>(x: &Tensor, f: impl Fn(T) -> T + Sync + Send) -> Result<Tensor> {
-    let out = with_slice(x, |x: &[T]| {
-        let mut out = vec![T::zero(); x.len()];
-        for_each_row(&mut out, GRAIN, |i, out| {
-            for (out, &x) in out.iter_mut().zip(&x[i * GRAIN..]) {
-                *out = f(x);
+/// Fills rows, the first being number `first`, with the vectors that the processor has.
+fn some_rows<T>(out: &mut [T], width: usize, first: usize, kernel: &impl RowKernel<T>) {
+    struct Some<'a, T, K> {
+        out: &'a mut [T],
+        width: usize,
+        first: usize,
+        kernel: &'a K,
+    }
+
+    impl<T, K: RowKernel<T>> WithSimd for Some<'_, T, K> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) {
+            for (i, row) in self.out.chunks_mut(self.width).enumerate() {
+                self.kernel.row(self.first + i, row);
             }
-        });
-        out
-    })?;
-    Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+        }
+    }
+
+    Arch::new().dispatch(Some { out, width, first, kernel });
 }
 
 /// Makes the error for shapes that do not fit.
@@ -128,6 +140,24 @@ pub(crate) fn misfit(operation: &'static str, expected: &'static str, found: &[&
 pub(crate) fn image_dims(operation: &'static str, image: &Tensor) -> Result<[usize; 4]> {
     <[usize; 4]>::try_from(image.dims())
         .map_err(|_| misfit(operation, "an image [batch, channels, height, width]", &[image.dims()]))
+}
+
+/// Lays an image out with the channels of a pixel side by side, `[batch, height, width, channels]`: in memory that is how every
+/// image is that comes from a kernel on the CPU.
+pub(crate) fn pixels(image: &Tensor) -> Result<Tensor> {
+    Ok(image.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+/// Views `[batch, height, width, channels]` as an image `[batch, channels, height, width]`.
+pub(crate) fn pixels_to_image(pixels: &Tensor) -> Result<Tensor> {
+    let image = pixels.permute((0, 3, 1, 2))?;
+    // On other devices images lie in the order of their axes, which is candle's.
+    if image.device().is_cpu() { Ok(image) } else { Ok(image.contiguous()?) }
+}
+
+/// Does to an image's pixels, or to a tensor of another rank, what keeps the shape.
+pub(crate) fn in_memory(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    if x.rank() == 4 && x.device().is_cpu() { pixels_to_image(&f(&pixels(x)?)?) } else { f(x) }
 }
 
 /// Returns tokens' `[batch, tokens, channels]`.

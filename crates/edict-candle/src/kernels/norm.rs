@@ -1,8 +1,12 @@
 //! Group and layer norms.
 
 use candle_core::{D, Tensor};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
 
-use super::{Real, by_width, for_each_row, image_dims, in_wide, misfit, sum, widen, with_slice};
+use super::{
+    Real, RowKernel, by_width, filled, image_dims, in_memory, in_wide, misfit, sum, widen, with_slice,
+};
 use crate::error::Result;
 use crate::weights::Norm;
 
@@ -16,29 +20,126 @@ pub(crate) fn group_norm(image: &Tensor, norm: &Norm, groups: usize, eps: f64, s
             &[image.dims(), &[norm.channels()], &[groups]],
         ));
     }
-    let plane = height * width;
     if !image.device().is_cpu() {
         return group_norm_composed(image, norm, groups, eps, silu);
     }
-    let slab = channels / groups * plane;
     in_wide(image, |image| {
-        by_width!("group_norm", image, T => {
-            rows_cpu::<T>(image, norm, slab, eps, |i, place| {
-                let (weights, biases) = place.parameters;
-                let first = i % groups * (channels / groups);
-                let planes = place.out.chunks_mut(plane.max(1)).zip(place.x.chunks(plane.max(1)));
-                for (c, (out, x)) in (first..).zip(planes) {
-                    let (factor, shift) = (place.factor * weights[c].wide(), biases[c].wide());
-                    for (out, x) in out.iter_mut().zip(x) {
-                        *out = T::of((x.wide() - place.mean) * factor + shift);
-                    }
-                }
-                if silu {
-                    place.out.iter_mut().for_each(|y| *y = y.silu());
-                }
-            })
-        })
+        by_width!("group_norm", image, T => in_memory(image, |image| {
+            let (weight, bias) = (widen(&norm.weight)?, widen(&norm.bias)?);
+            let out = with_slice(&weight, |weight: &[T]| {
+                with_slice(&bias, |bias: &[T]| {
+                    with_slice(image, |x: &[T]| group_norm_cpu(x, height * width, groups, eps, [weight, bias], silu))
+                })
+            })???;
+            Ok(Tensor::from_vec(out, image.shape(), image.device())?)
+        }))
     })
+}
+
+/// Pixels whose sums are formed together; those of blocks are added up in order.
+const BLOCK: usize = 256;
+
+fn group_norm_cpu<T: Real>(
+    x: &[T],
+    plane: usize,
+    groups: usize,
+    eps: f64,
+    [weight, bias]: [&[T]; 2],
+    silu: bool,
+) -> Vec<T> {
+    let channels = weight.len();
+    if x.is_empty() {
+        return Vec::new();
+    }
+    let items: Vec<_> = x.chunks(plane * channels).map(|x| affine(x, groups, eps, [weight, bias])).collect();
+    if silu {
+        filled(x.len(), channels, &Normalise::<_, true> { x, plane, items: &items })
+    } else {
+        filled(x.len(), channels, &Normalise::<_, false> { x, plane, items: &items })
+    }
+}
+
+/// Normalises pixels, and applies SiLU if `SILU`.
+struct Normalise<'a, T, const SILU: bool> {
+    x: &'a [T],
+    /// Pixels of an image.
+    plane: usize,
+    items: &'a [Affine],
+}
+
+impl<T: Real, const SILU: bool> RowKernel<T> for Normalise<'_, T, SILU> {
+    #[inline(always)]
+    fn row(&self, i: usize, out: &mut [T]) {
+        let Affine { mean, factor, shift } = &self.items[i / self.plane];
+        let x = &self.x[i * out.len()..];
+        let parameters = mean.iter().zip(factor).zip(shift);
+        for ((out, x), ((mean, factor), shift)) in out.iter_mut().zip(x).zip(parameters) {
+            let y = T::of((x.wide() - mean) * factor + shift);
+            *out = if SILU { y.silu() } else { y };
+        }
+    }
+}
+
+/// What a norm does to each channel of an image: `(x - mean) factor + shift`.
+struct Affine {
+    mean: Vec<f64>,
+    factor: Vec<f64>,
+    shift: Vec<f64>,
+}
+
+/// Sums and sums of squares of each channel's differences to `origin`.
+struct Moments<'a, T> {
+    pixels: &'a [T],
+    origin: &'a [f64],
+}
+
+impl<T: Real> WithSimd for Moments<'_, T> {
+    type Output = [Vec<f64>; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        let channels = self.origin.len();
+        let [mut sums, mut squares] = [vec![0.0; channels], vec![0.0; channels]];
+        for x in self.pixels.chunks_exact(channels) {
+            let sums = sums.iter_mut().zip(&mut squares);
+            for ((sum, square), (x, origin)) in sums.zip(x.iter().zip(self.origin)) {
+                let x = x.wide() - origin;
+                *sum += x;
+                *square += x * x;
+            }
+        }
+        [sums, squares]
+    }
+}
+
+/// Finds mean and variance of each group of channels of an image's pixels.
+fn affine<T: Real>(x: &[T], groups: usize, eps: f64, [weight, bias]: [&[T]; 2]) -> Affine {
+    let channels = weight.len();
+    // Sums are of differences to the first pixel: a mean that is large beside the spread costs no digits.
+    let origin: Vec<f64> = x[..channels].iter().map(|x| x.wide()).collect();
+    let blocks: Vec<[Vec<f64>; 2]> = (x.par_chunks(BLOCK * channels))
+        .map(|pixels| Arch::new().dispatch(Moments { pixels, origin: &origin }))
+        .collect();
+    let n = (x.len() / channels) as f64;
+    let total = |which: usize, channel: usize| blocks.iter().map(|block| block[which][channel]).sum::<f64>();
+    let width = channels / groups;
+    let mut affine = Affine { mean: Vec::new(), factor: Vec::new(), shift: Vec::new() };
+    for first in (0..channels).step_by(width) {
+        let sums = (first..first + width).map(|c| (origin[c], total(0, c), total(1, c)));
+        let sums: Vec<_> = sums.collect();
+        let means: Vec<_> = sums.iter().map(|(origin, sum, _)| origin + sum / n).collect();
+        let mean = means.iter().sum::<f64>() / width as f64;
+        let within = sums.iter().map(|(_, sum, square)| square - sum * sum / n).sum::<f64>();
+        let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f64>();
+        let variance = within / (n * width as f64) + between / width as f64;
+        let factor = (variance + eps).sqrt().recip();
+        for c in first..first + width {
+            affine.mean.push(mean);
+            affine.factor.push(factor * weight[c].wide());
+            affine.shift.push(bias[c].wide());
+        }
+    }
+    affine
 }
 
 /// Normalises the last axis, scales and shifts.
@@ -55,53 +156,38 @@ pub(crate) fn layer_norm(x: &Tensor, norm: &Norm, eps: f64) -> Result<Tensor> {
         return layer_norm_composed(x, norm, eps);
     }
     in_wide(x, |x| {
+        let (weight, bias) = (widen(&norm.weight)?, widen(&norm.bias)?);
         by_width!("layer_norm", x, T => {
-            rows_cpu::<T>(x, norm, channels, eps, |_, place| {
-                let (weights, biases) = place.parameters;
-                let elements = place.out.iter_mut().zip(place.x);
-                for ((out, x), (weight, bias)) in elements.zip(weights.iter().zip(biases)) {
-                    *out = T::of((x.wide() - place.mean) * (place.factor * weight.wide()) + bias.wide());
-                }
-            })
+            let out = with_slice(&weight, |weight: &[T]| {
+                with_slice(&bias, |bias: &[T]| {
+                    with_slice(x, |x: &[T]| filled(x.len(), channels, &NormaliseRow { x, weight, bias, eps }))
+                })
+            })???;
+            Ok(Tensor::from_vec(out, x.shape(), x.device())?)
         })
     })
 }
 
-/// A row to be normalised.
-struct Place<'a, T> {
+/// Normalises rows.
+struct NormaliseRow<'a, T> {
     x: &'a [T],
-    out: &'a mut [T],
-    mean: f64,
-    /// `1 / sqrt(variance + eps)`.
-    factor: f64,
-    parameters: (&'a [T], &'a [T]),
+    weight: &'a [T],
+    bias: &'a [T],
+    eps: f64,
 }
 
-/// Calls `normalise` on every row of `width` elements, with its statistics.
-fn rows_cpu<T: Real>(
-    x: &Tensor,
-    norm: &Norm,
-    width: usize,
-    eps: f64,
-    normalise: impl Fn(usize, Place<'_, T>) + Sync + Send,
-) -> Result<Tensor> {
-    let (weight, bias) = (widen(&norm.weight)?, widen(&norm.bias)?);
-    let out = with_slice(&weight, |weight: &[T]| {
-        with_slice(&bias, |bias: &[T]| {
-            with_slice(x, |x: &[T]| {
-                let mut out = vec![T::zero(); x.len()];
-                for_each_row(&mut out, width, |i, out| {
-                    let x = &x[i * width..][..out.len()];
-                    let mean = sum(x, |x| x) / width as f64;
-                    let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f64;
-                    let factor = (variance + eps).sqrt().recip();
-                    normalise(i, Place { x, out, mean, factor, parameters: (weight, bias) });
-                });
-                out
-            })
-        })
-    })???;
-    Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+impl<T: Real> RowKernel<T> for NormaliseRow<'_, T> {
+    #[inline(always)]
+    fn row(&self, i: usize, out: &mut [T]) {
+        let width = out.len();
+        let x = &self.x[i * width..][..width];
+        let mean = sum(x, |x| x) / width as f64;
+        let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f64;
+        let factor = (variance + self.eps).sqrt().recip();
+        for ((out, x), (weight, bias)) in out.iter_mut().zip(x).zip(self.weight.iter().zip(self.bias)) {
+            *out = T::of((x.wide() - mean) * (factor * weight.wide()) + bias.wide());
+        }
+    }
 }
 
 fn group_norm_composed(image: &Tensor, norm: &Norm, groups: usize, eps: f64, silu: bool) -> Result<Tensor> {

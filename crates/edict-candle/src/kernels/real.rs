@@ -1,9 +1,14 @@
 //! The two element types CPU kernels compute in.
 
-use candle_core::{CpuStorage, WithDType};
+use std::ops::Range;
+
+use candle_core::WithDType;
+
+use super::Vectored;
+use super::panels::{Storable, Stored, widened};
 
 /// `f32` or `f64`: what kernels on the CPU compute in; half formats are widened first.
-pub(crate) trait Real: WithDType {
+pub(crate) trait Real: WithDType + Storable + Vectored {
     /// Converts from `f64`, rounding once.
     fn of(x: f64) -> Self;
     /// Converts to `f64`, exactly.
@@ -12,15 +17,21 @@ pub(crate) trait Real: WithDType {
     fn exp(self) -> Self;
     /// Computes `self Phi(self)`.
     fn gelu(self) -> Self;
-    /// Borrows the elements of a storage of this type for writing.
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+    /// Borrows packed weights to compute with; halves are widened into `scratch`. `None` if they are of the other type.
+    fn of_stored<'a>(
+        stored: &'a Stored,
+        range: Range<usize>,
+        scratch: &'a mut Vec<Self>,
+    ) -> Option<&'a [Self]>;
 
     /// Computes `self / (1 + e^-self)`.
+    #[inline(always)]
     fn silu(self) -> Self {
         self / (Self::of(1.0) + (Self::zero() - self).exp())
     }
 
     /// Computes `self / (1 + e^(-1.702 self))`.
+    #[inline(always)]
     fn quick_gelu(self) -> Self {
         self / (Self::of(1.0) + (self * Self::of(-1.702)).exp())
     }
@@ -44,9 +55,9 @@ impl Real for f64 {
         0.5 * self * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2)
     }
 
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        match storage {
-            CpuStorage::F64(values) => Some(values),
+    fn of_stored<'a>(stored: &'a Stored, range: Range<usize>, _: &'a mut Vec<Self>) -> Option<&'a [Self]> {
+        match stored {
+            Stored::F64(values) => Some(&values[range]),
             _ => None,
         }
     }
@@ -61,19 +72,26 @@ impl Real for f32 {
         f64::from(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn exp(self) -> Self {
         exp_f32(self)
     }
 
+    #[inline(always)]
     fn gelu(self) -> Self {
-        0.5 * self * libm::erfcf(-self * std::f32::consts::FRAC_1_SQRT_2)
+        self * normal_f32(self)
     }
 
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        match storage {
-            CpuStorage::F32(values) => Some(values),
-            _ => None,
+    fn of_stored<'a>(
+        stored: &'a Stored,
+        range: Range<usize>,
+        scratch: &'a mut Vec<Self>,
+    ) -> Option<&'a [Self]> {
+        match stored {
+            Stored::F64(_) => None,
+            Stored::F32(values) => Some(&values[range]),
+            Stored::F16(values) => Some(widened(&values[range], scratch)),
+            Stored::BF16(values) => Some(widened(&values[range], scratch)),
         }
     }
 }
@@ -82,7 +100,7 @@ impl Real for f32 {
 ///
 /// Unlike the standard library's it has no branches and no calls, so loops around it use the vector registers. The
 /// polynomial is that of S. Moshier's Cephes library (`expf`).
-#[inline]
+#[inline(always)]
 fn exp_f32(x: f32) -> f32 {
     // Beyond these it is 0 or infinite. Comparisons, and not `clamp`, leave what is not a number as it is.
     let x = if x < -104.0 { -104.0 } else { x };
@@ -106,6 +124,27 @@ fn exp_f32(x: f32) -> f32 {
     y * power(n >> 1) * power(n.wrapping_sub(n >> 1))
 }
 
+/// Computes the standard normal distribution function to within three times f32's epsilon; without branches and calls, as [`exp_f32`].
+///
+/// Below 0 it is `exp(-x^2/2) t P(t)` with `t = 1/(1 + |x|/4)`; `P` was fitted to `erfcx(|x|/sqrt 2)/2` on `|x| <= 14` for the smallest
+/// relative error, 8.1e-9.
+#[inline(always)]
+fn normal_f32(x: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.25 * x.abs());
+    let p = 0.016_563_656;
+    let p = p * t - 0.062_702_72;
+    let p = p * t + 0.051_435_11;
+    let p = p * t + 0.028_736_107;
+    let p = p * t + 0.012_451_998;
+    let p = p * t + 0.086_802_617;
+    let p = p * t + 0.071_946_546;
+    let p = p * t + 0.095_527_664;
+    let p = p * t + 0.099_491_03;
+    let p = p * t + 0.099_747_986;
+    let tail = exp_f32(-0.5 * x * x) * (p * t);
+    if x < 0.0 { tail } else { 1.0 - tail }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +160,21 @@ mod tests {
             }
         }
         assert!(worst < 2.0 * f64::from(f32::EPSILON), "{worst:e}");
+    }
+
+    #[test]
+    fn the_normal_distribution_is_within_three_epsilon() {
+        let mut worst = 0.0f64;
+        for i in -1_400_000..=1_400_000 {
+            let x = i as f32 / 1e5;
+            let exact = 0.5 * libm::erfc(-f64::from(x) * std::f64::consts::FRAC_1_SQRT_2);
+            worst = worst.max((f64::from(normal_f32(x)) - exact).abs());
+        }
+        // The exponential is within two units of its last place, the largest tail is 1/2, and a few roundings come on top.
+        assert!(worst < 3.0 * f64::from(f32::EPSILON), "{worst:e}");
+        assert_eq!(normal_f32(f32::INFINITY), 1.0);
+        assert_eq!(normal_f32(f32::NEG_INFINITY), 0.0);
+        assert!(normal_f32(f32::NAN).is_nan());
     }
 
     #[test]

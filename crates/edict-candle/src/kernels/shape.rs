@@ -3,28 +3,39 @@
 use candle_core::{Device, Tensor};
 use ndarray::ArrayView2;
 
-use super::{Real, by_width, for_each_row, image_dims, in_wide, misfit, token_dims, widen, with_slice};
+use super::{
+    Real, RowKernel, by_width, filled, image_dims, in_memory, in_wide, misfit, pixels, pixels_to_image,
+    token_dims, widen, with_slice,
+};
 use crate::error::{CandleError, Result};
 
 /// Repeats pixels: pixel `i` of an axis of extent `n` is pixel `floor(i m / n)` of extent `m`.
 pub(crate) fn upsample_to(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let [_, _, rows, columns] = image_dims("upsample_to", image)?;
+    let [batch, channels, rows, columns] = image_dims("upsample_to", image)?;
     if rows == 0 || columns == 0 {
         return Err(misfit("upsample_to", "an image with pixels", &[image.dims()]));
     }
-    let axis = |n: usize, m: usize| {
-        let source: Vec<u32> = (0..n).map(|i| (i * m / n) as u32).collect();
-        Tensor::from_vec(source, n, image.device())
-    };
-    let taller = if height == rows {
-        image.clone()
-    } else {
-        image.contiguous()?.index_select(&axis(height, rows)?, 2)?
-    };
-    Ok(if width == columns {
-        taller
-    } else {
-        taller.contiguous()?.index_select(&axis(width, columns)?, 3)?
+    if !image.device().is_cpu() {
+        let axis = |n: usize, m: usize| {
+            let source: Vec<u32> = (0..n).map(|i| (i * m / n) as u32).collect();
+            Tensor::from_vec(source, n, image.device())
+        };
+        let taller = image.contiguous()?.index_select(&axis(height, rows)?, 2)?;
+        return Ok(taller.index_select(&axis(width, columns)?, 3)?);
+    }
+    in_wide(image, |image| {
+        by_width!("upsample_to", image, T => {
+            let out = with_slice(&pixels(image)?, |image: &[T]| {
+                filled(batch * height * width * channels, width * channels, &|i: usize, out: &mut [T]| {
+                    let (item, y) = (i / height, i % height * rows / height);
+                    let row = &image[(item * rows + y) * columns * channels..][..columns * channels];
+                    for (x, out) in out.chunks_mut(channels.max(1)).enumerate() {
+                        out.copy_from_slice(&row[x * columns / width * channels..][..channels]);
+                    }
+                })
+            })?;
+            pixels_to_image(&Tensor::from_vec(out, (batch, height, width, channels), image.device())?)
+        })
     })
 }
 
@@ -38,7 +49,25 @@ pub(crate) fn concat_channels(first: &Tensor, second: &Tensor) -> Result<Tensor>
             &[first.dims(), second.dims()],
         ));
     }
-    Ok(Tensor::cat(&[&first.contiguous()?, &second.contiguous()?], 1)?)
+    if !first.device().is_cpu() {
+        return Ok(Tensor::cat(&[&first.contiguous()?, &second.contiguous()?], 1)?);
+    }
+    in_wide(first, |first| {
+        by_width!("concat_channels", first, T => {
+            let second = pixels(&widen(second)?)?;
+            let width = a[1] + b[1];
+            let out = with_slice(&pixels(first)?, |first: &[T]| {
+                with_slice(&second, |second: &[T]| {
+                    filled(first.len() + second.len(), width, &|i: usize, out: &mut [T]| {
+                        let (left, right) = out.split_at_mut(a[1]);
+                        left.copy_from_slice(&first[i * a[1]..][..a[1]]);
+                        right.copy_from_slice(&second[i * b[1]..][..b[1]]);
+                    })
+                })
+            })??;
+            pixels_to_image(&Tensor::from_vec(out, (a[0], a[2], a[3], width), first.device())?)
+        })
+    })
 }
 
 /// Adds `bias` `[batch, channels]` to every pixel.
@@ -55,31 +84,38 @@ pub(crate) fn add_channel_bias(image: &Tensor, bias: &Tensor) -> Result<Tensor> 
         return Ok(image.broadcast_add(&bias.reshape((batch, channels, 1, 1))?)?);
     }
     in_wide(image, |image| {
-        by_width!("add_channel_bias", image, T => {
-            add_to_planes::<T>(image, &widen(bias)?, height * width)
-        })
+        by_width!("add_channel_bias", image, T => in_memory(image, |image| {
+            let out = with_slice(image, |image: &[T]| {
+                with_slice(&widen(bias)?, |bias: &[T]| {
+                    filled(image.len(), channels, &AddBias { image, bias, plane: height * width })
+                })
+            })??;
+            Ok(Tensor::from_vec(out, image.shape(), image.device())?)
+        }))
     })
 }
 
-fn add_to_planes<T: Real>(image: &Tensor, bias: &Tensor, plane: usize) -> Result<Tensor> {
-    let out = with_slice(image, |image: &[T]| {
-        with_slice(bias, |bias: &[T]| {
-            let mut out = vec![T::zero(); image.len()];
-            for_each_row(&mut out, plane, |i, out| {
-                for (out, &pixel) in out.iter_mut().zip(&image[i * plane..]) {
-                    *out = pixel + bias[i];
-                }
-            });
-            out
-        })
-    })??;
-    Ok(Tensor::from_vec(out, image.shape(), image.device())?)
+struct AddBias<'a, T> {
+    image: &'a [T],
+    bias: &'a [T],
+    /// Pixels of an image.
+    plane: usize,
 }
 
-/// Turns an image into tokens in reading order.
+impl<T: Real> RowKernel<T> for AddBias<'_, T> {
+    #[inline(always)]
+    fn row(&self, i: usize, out: &mut [T]) {
+        let (image, bias) = (&self.image[i * out.len()..], &self.bias[i / self.plane * out.len()..]);
+        for ((out, &x), &bias) in out.iter_mut().zip(image).zip(bias) {
+            *out = x + bias;
+        }
+    }
+}
+
+/// Turns an image into tokens in reading order: on the CPU another view of the same elements.
 pub(crate) fn image_to_tokens(image: &Tensor) -> Result<Tensor> {
     image_dims("image_to_tokens", image)?;
-    Ok(image.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
+    Ok(pixels(image)?.flatten(1, 2)?)
 }
 
 /// Turns `height * width` tokens into an image.
@@ -92,7 +128,7 @@ pub(crate) fn tokens_to_image(tokens: &Tensor, height: usize, width: usize) -> R
             &[tokens.dims(), &[height, width]],
         ));
     }
-    Ok(tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?)
+    pixels_to_image(&tokens.reshape((batch, height, width, channels))?)
 }
 
 /// Looks up rows of a table.

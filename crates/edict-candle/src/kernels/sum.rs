@@ -3,24 +3,29 @@
 use super::Real;
 
 /// Sums `f` over a row in f64, in an order given by the row's length alone.
-pub(crate) fn sum<T: Real>(x: &[T], f: impl Fn(f64) -> f64 + Copy) -> f64 {
-    const LANES: usize = 8;
-    // Halves of long rows are summed apart: errors grow with the logarithm of the length.
-    if x.len() > 128 * LANES {
-        let (first, second) = x.split_at(x.len() / 2);
-        return sum(first, f) + sum(second, f);
-    }
-    let mut lanes = [0.0; LANES];
-    let (whole, rest) = x.as_chunks::<LANES>();
-    for x in whole {
-        for (lane, x) in lanes.iter_mut().zip(x) {
+#[inline(always)]
+pub(crate) fn sum<T: Real>(x: &[T], f: impl Fn(f64) -> f64) -> f64 {
+    const LANES: usize = 16;
+    // Sums of pieces are added up with compensation (W. Kahan, 1965): a long row's error is that of a piece.
+    const PIECE: usize = 64 * LANES;
+    let (mut total, mut lost) = (0.0, 0.0);
+    for x in x.chunks(PIECE) {
+        let mut lanes = [0.0; LANES];
+        let (whole, rest) = x.as_chunks::<LANES>();
+        for x in whole {
+            for (lane, x) in lanes.iter_mut().zip(x) {
+                *lane += f(x.wide());
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
             *lane += f(x.wide());
         }
+        let piece = lanes.iter().sum::<f64>() - lost;
+        let sum = total + piece;
+        lost = (sum - total) - piece;
+        total = sum;
     }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane += f(x.wide());
-    }
-    lanes.iter().sum()
+    total
 }
 
 #[cfg(test)]

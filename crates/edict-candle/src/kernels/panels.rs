@@ -1,0 +1,137 @@
+//! Weights, packed for matrix products.
+
+use std::ops::{Deref, Range};
+
+use candle_core::WithDType;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::Real;
+use crate::error::{CandleError, Result};
+
+/// Columns of a panel: 64 bytes of `f32`.
+pub(crate) const PANEL: usize = 16;
+
+/// The right side of a product, `[depth, outputs]`, as `[outputs / 16, depth, 16]`; the last panel is filled up with zeros.
+#[derive(Debug)]
+pub(crate) struct Panels {
+    outputs: usize,
+    depth: usize,
+    stored: Stored,
+}
+
+/// Packed weights of any element type.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    F64(Aligned<f64>),
+    F32(Aligned<f32>),
+    F16(Aligned<f16>),
+    BF16(Aligned<bf16>),
+}
+
+/// An element type that weights may be stored in.
+pub(crate) trait Storable: WithDType {
+    fn store(values: Aligned<Self>) -> Stored;
+}
+
+macro_rules! storable {
+    ($($T:ident $variant:ident),*) => {
+        $(impl Storable for $T {
+            fn store(values: Aligned<Self>) -> Stored {
+                Stored::$variant(values)
+            }
+        })*
+    };
+}
+storable!(f64 F64, f32 F32, f16 F16, bf16 BF16);
+
+impl Panels {
+    /// Packs weights `[outputs, depth]`; row `k` of the panels is what `source(k)` is of the weights' last axis.
+    pub(crate) fn pack<T: Storable>(
+        weights: &[T],
+        outputs: usize,
+        depth: usize,
+        source: impl Fn(usize) -> usize + Sync,
+    ) -> Self {
+        let mut packed = Aligned::zeros(outputs.div_ceil(PANEL) * depth * PANEL);
+        packed.as_mut().par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(|(panel, packed)| {
+            for (k, row) in packed.chunks_mut(PANEL).enumerate() {
+                let outputs = panel * PANEL..outputs.min((panel + 1) * PANEL);
+                for (to, output) in row.iter_mut().zip(outputs) {
+                    *to = weights[output * depth + source(k)];
+                }
+            }
+        });
+        Self { outputs, depth, stored: T::store(packed) }
+    }
+
+    /// Columns of the right side.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Rows of the right side.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Checks that [`Self::block`] can give out elements of type `T`.
+    pub(crate) fn check<T: Real>(&self) -> Result<()> {
+        T::of_stored(&self.stored, 0..0, &mut Vec::new())
+            .map(|_| ())
+            .ok_or(CandleError::ElementType { operation: "product with packed weights", found: T::DTYPE })
+    }
+
+    /// Returns rows of a panel, one after the other; weights in half precision are widened into `scratch`.
+    #[inline]
+    pub(crate) fn block<'a, T: Real>(
+        &'a self,
+        panel: usize,
+        depth: Range<usize>,
+        scratch: &'a mut Vec<T>,
+    ) -> &'a [T] {
+        let row = |k: usize| (panel * self.depth + k) * PANEL;
+        T::of_stored(&self.stored, row(depth.start)..row(depth.end), scratch).unwrap_or(&[])
+    }
+}
+
+/// Widens halves that `scratch` then holds.
+pub(super) fn widened<'a, H>(halves: &[H], scratch: &'a mut Vec<f32>) -> &'a [f32]
+where
+    [H]: HalfFloatSliceExt,
+{
+    scratch.resize(halves.len(), 0.0);
+    halves.convert_to_f32_slice(scratch);
+    scratch
+}
+
+/// Elements that begin at a multiple of 64 bytes, so that no vector lies across two lines of the cache.
+#[derive(Debug)]
+pub(crate) struct Aligned<T> {
+    elements: Vec<T>,
+    start: usize,
+    length: usize,
+}
+
+impl<T: WithDType> Aligned<T> {
+    pub(crate) fn zeros(length: usize) -> Self {
+        let spare = 64 / size_of::<T>();
+        let elements = vec![T::zero(); length + spare];
+        // Where the offset cannot be told, any will do.
+        let start = elements.as_ptr().align_offset(64).min(spare);
+        Self { elements, start, length }
+    }
+
+    pub(crate) fn as_mut(&mut self) -> &mut [T] {
+        &mut self.elements[self.start..][..self.length]
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.elements[self.start..][..self.length]
+    }
+}
