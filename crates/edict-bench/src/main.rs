@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Leaves the networks out
     #[arg(long)]
     kernels_only: bool,
+    /// Only the kernels whose name holds this
+    #[arg(long, default_value = "")]
+    only: String,
     /// Leaves the kernels out
     #[arg(long)]
     networks_only: bool,
@@ -89,7 +92,9 @@ fn run(options: &Options) -> Result<(), Fault> {
         let backend = edict_candle::CandleBackend::cpu(edict_stable_diffusion::DType::F32)
             .with_threads(options.threads)?;
         let mut all = Map::new();
-        for kernel in Kernel::all(&options.shape) {
+        for kernel in
+            Kernel::all(&options.shape).into_iter().filter(|kernel| kernel.name().contains(&options.only))
+        {
             eprintln!("{}", kernel.name());
             let mut ready = kernel.prepare(&backend)?;
             let asked = kernel.json();
