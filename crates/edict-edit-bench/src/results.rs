@@ -19,8 +19,21 @@ pub(crate) fn key(method: &str, setting: Setting, attribute: Attribute, number: 
     format!("{method} g{guidance} s{strength} n{steps} {} {number}", attribute.word())
 }
 
-/// The score and the mean squared error of the reconstruction, or why there is none.
-pub(crate) type Outcome = Result<(Score, Option<f64>), String>;
+/// Mean squared errors in [-1, 1] of a picture that was inverted and generated again, and of the autoencoder alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reconstruction {
+    pub(crate) mse: f64,
+    pub(crate) floor: f64,
+}
+
+impl Reconstruction {
+    fn from_json(value: &Value) -> Option<Self> {
+        Some(Self { mse: value.get(0)?.as_f64()?, floor: value.get(1)?.as_f64()? })
+    }
+}
+
+/// The score and the reconstruction where one was asked for, or why there is none.
+pub(crate) type Outcome = Result<(Score, Option<Reconstruction>), String>;
 
 /// The results there are.
 pub(crate) struct Results {
@@ -38,7 +51,7 @@ impl Results {
                 let Ok(value) = serde_json::from_str::<Value>(&line?) else { continue };
                 let Some(key) = value["key"].as_str() else { continue };
                 let result = match (Score::from_json(&value["score"]), value["error"].as_str()) {
-                    (Some(score), _) => Ok((score, value["reconstruction"].as_f64())),
+                    (Some(score), _) => Ok((score, Reconstruction::from_json(&value["reconstruction"]))),
                     (None, Some(error)) => Err(error.to_owned()),
                     (None, None) => continue,
                 };
@@ -56,8 +69,9 @@ impl Results {
     /// Adds a result.
     pub(crate) fn add(&self, key: &str, result: Outcome) -> Result<(), Fault> {
         let line = match &result {
-            Ok((score, reconstruction)) => {
-                json!({"key": key, "score": score.json(), "reconstruction": reconstruction})
+            Ok((score, back)) => {
+                let back = back.map(|back| [back.mse, back.floor]);
+                json!({"key": key, "score": score.json(), "reconstruction": back})
             }
             Err(error) => json!({"key": key, "error": error}),
         };
@@ -69,5 +83,34 @@ impl Results {
 
     pub(crate) fn scores(&self) -> MutexGuard<'_, HashMap<String, Outcome>> {
         self.scores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_found_again_and_a_line_cut_short_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results");
+        let score = Score { kept: 0.1, kept_floor: 0.05, whole: 1.0 / 3.0, ..Score::default() };
+        let done = Ok((score, Some(Reconstruction { mse: 0.1 + 0.2, floor: 1e-300 })));
+        let refused = Err("out of range".to_owned());
+        let results = Results::open(&path).unwrap();
+        results.add("a", done.clone()).unwrap();
+        results.add("b", refused.clone()).unwrap();
+        results.add("c", Ok((score, None))).unwrap();
+        drop(results);
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"key\": \"d\", \"sc")
+            .unwrap();
+        let results = Results::open(&path).unwrap();
+        let scores = results.scores();
+        assert_eq!(scores.len(), 3);
+        assert_eq!((&scores["a"], &scores["b"], &scores["c"]), (&done, &refused, &Ok((score, None))));
     }
 }
