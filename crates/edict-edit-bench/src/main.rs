@@ -30,6 +30,7 @@ use edict_stable_diffusion::{DType, ModelFolder, StableDiffusion, pixel_mse};
 use method::{Method, Setting};
 use results::{Reconstruction, Results, key};
 use score::Score;
+use serde_json::json;
 
 pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -85,7 +86,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Fault> {
-    let results = Results::open(&options.results)?;
+    let folder = match &options.model {
+        Some(path) => ModelFolder::open(path)?,
+        None => edict_demo_model::folder()?,
+    };
+    let fingerprint = folder.fingerprint()?;
+    let results = Results::open(&options.results, &json!({"model": fingerprint, "gamma": options.gamma}))?;
     let methods: Vec<_> = (Method::all(options.gamma)?.into_iter())
         .filter(|method| options.methods.iter().any(|name| name == method.name()))
         .collect();
@@ -96,7 +102,7 @@ fn run(options: &Options) -> Result<(), Fault> {
         }
     }
     if !options.summary {
-        measure(options, &methods, &settings, &results)?;
+        measure(options, &folder, &methods, &settings, &results)?;
     }
     let runs = runs::runs(&methods, &settings, options.cases, &results);
     if runs.is_empty() {
@@ -104,7 +110,7 @@ fn run(options: &Options) -> Result<(), Fault> {
             format!("{} has no results of these methods and settings", options.results.display()).into()
         );
     }
-    let text = summary::report(&runs);
+    let text = summary::report(&runs, &fingerprint);
     print!("{text}");
     if let Some(path) = &options.table {
         std::fs::write(path, &text)?;
@@ -119,18 +125,15 @@ fn run(options: &Options) -> Result<(), Fault> {
 /// the same ones.
 fn measure(
     options: &Options,
+    folder: &ModelFolder,
     methods: &[Method],
     settings: &[Setting],
     results: &Results,
 ) -> Result<(), Fault> {
-    let folder = match &options.model {
-        Some(path) => ModelFolder::open(path)?,
-        None => edict_demo_model::folder()?,
-    };
     let jobs: Vec<_> = (0..options.cases).flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
     let (next, begun) = (AtomicUsize::new(0), Instant::now());
     let work = || -> Result<(), Fault> {
-        let model = StableDiffusion::load(&CandleBackend::cpu(DType::F32).with_threads(1)?, &folder)?;
+        let model = StableDiffusion::load(&CandleBackend::cpu(DType::F32).with_threads(1)?, folder)?;
         let side = folder.unet_config().sample_size.map_or(64, |[side, _]| side * model.factor());
         while let Some(&(attribute, number)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let case = Case::draw(attribute, number, side)?;

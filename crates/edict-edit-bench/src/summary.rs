@@ -10,9 +10,9 @@ use crate::{best, pareto, reconstruction};
 /// The methods that exact inversion is measured against.
 const RIVALS: [&str; 2] = ["ddim", "sdedit"];
 
-/// Everything there is to say of runs, as Markdown.
-pub(crate) fn report(runs: &[Run]) -> String {
-    let mut text = String::from("# Edit benchmark\n");
+/// Everything there is to say of runs of a model, as Markdown.
+pub(crate) fn report(runs: &[Run], fingerprint: &str) -> String {
+    let mut text = format!("# Edit benchmark\n\nModel {fingerprint}, edict {}.\n", env!("CARGO_PKG_VERSION"));
     text += &best::markdown(runs);
     for rival in RIVALS {
         if let Some(comparison) = pareto::compare(runs, "edict", rival) {
@@ -79,8 +79,8 @@ mod tests {
     #[test]
     fn the_report_compares_edict_with_both_rivals_that_there_are() {
         let runs = ["edict", "ddim", "sdedit"].map(|method| run(method, 3.0, 1, [3, 4], 25.0));
-        let report = report(&runs);
+        let report = report(&runs, "abc");
         assert!(report.contains("## edict against ddim") && report.contains("## edict against sdedit"));
-        assert!(!super::report(&runs[..2]).contains("against sdedit"));
+        assert!(!super::report(&runs[..2], "abc").contains("against sdedit"));
     }
 }
