@@ -6,6 +6,7 @@ use edict_scenes::Attribute;
 
 use crate::bootstrap::interval;
 use crate::runs::{Run, methods};
+use crate::score::written;
 
 /// An edit that loses no more than this many dB to the autoencoder alone has kept what it should.
 const KEPT: f64 = 3.0;
@@ -35,19 +36,18 @@ pub(crate) fn markdown(runs: &[Run]) -> String {
     // Writing to a string cannot fail.
     for method in methods(runs) {
         let Some(run) = best(runs.iter().filter(|run| run.method == method).cloned()) else { continue };
-        let shares =
-            [0, 1, 2, 3, 4].map(|place| format!("{:.2}", run.of_attribute(place).success())).join(" | ");
+        let shares = run.shares();
         let local = run.of(|(place, _)| is_local(*place));
         let [low, high] = interval(&run.successes());
         let _ = writeln!(
             text,
-            "| {method} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {:.2} dB | {:.2} dB | {:.2} dB | {:.2} dB |",
+            "| {method} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {} | {} | {} | {} |",
             run.setting,
             run.success(),
-            run.preservation(),
-            run.floor(),
-            local.preservation(),
-            local.floor(),
+            written(run.preservation()),
+            written(run.floor()),
+            written(local.preservation()),
+            written(local.floor()),
         );
     }
     let _ = write!(
@@ -61,21 +61,21 @@ pub(crate) fn markdown(runs: &[Run]) -> String {
             let cell = |run: &Run| {
                 let [low, high] = interval(&run.successes());
                 format!(
-                    "{} | {:.3} ({low:.3}-{high:.3}) | {:.2} dB",
+                    "{} | {:.3} ({low:.3}-{high:.3}) | {}",
                     run.setting,
                     run.success(),
-                    run.preservation()
+                    written(run.preservation())
                 )
             };
             let Some(run) = best_of_attribute(runs, method, place, false) else { continue };
-            let kept =
-                best_of_attribute(runs, method, place, true).map_or("none | | ".to_owned(), |run| cell(&run));
+            let kept = best_of_attribute(runs, method, place, true)
+                .map_or("none | - | -".to_owned(), |run| cell(&run));
             let _ = writeln!(
                 text,
-                "| {} | {method} | {} | {:.2} dB | {kept} |",
+                "| {} | {method} | {} | {} | {kept} |",
                 attribute.word(),
                 cell(&run),
-                run.floor()
+                written(run.floor())
             );
         }
     }

@@ -78,6 +78,15 @@ impl Run {
         mean(self.successes())
     }
 
+    /// The share of each attribute's edits that succeed, as cells of a table; a dash where there were none.
+    pub(crate) fn shares(&self) -> String {
+        let share = |place| {
+            let of = self.of_attribute(place);
+            if of.outcomes.is_empty() { "-".to_owned() } else { format!("{:.2}", of.success()) }
+        };
+        std::array::from_fn::<_, { Attribute::ALL.len() }, _>(share).join(" | ")
+    }
+
     /// What is kept outside the region to change, in dB, from the mean of squared errors.
     pub(crate) fn preservation(&self) -> f64 {
         decibels(mean(self.scores().map(|score| score.kept)))

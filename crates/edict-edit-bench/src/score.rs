@@ -73,6 +73,11 @@ pub(crate) fn decibels(error: f64) -> f64 {
     -10.0 * (error / 4.0).log10()
 }
 
+/// Decibels as tables have them; a dash where there was nothing to measure.
+pub(crate) fn written(decibels: f64) -> String {
+    if decibels.is_nan() { "-".to_owned() } else { format!("{decibels:.2} dB") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::bootstrap::interval;
 use crate::runs::{Run, mean};
-use crate::score::decibels;
+use crate::score::{decibels, written};
 use crate::{best, pareto, reconstruction};
 
 /// The methods that exact inversion is measured against.
@@ -32,24 +32,23 @@ fn table(runs: &[Run]) -> String {
          preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for run in runs {
-        let shares =
-            [0, 1, 2, 3, 4].map(|place| format!("{:.2}", run.of_attribute(place).success())).join(" | ");
+        let shares = run.shares();
         let [low, high] = interval(&run.successes());
         let done = run.scores().count();
         let leaning = run.scores().filter(|score| score.leans()).count() as f64 / run.outcomes.len() as f64;
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {:.2} dB | {:.2} dB | {:.2} dB | {} |",
+            "| {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {} | {} | {} | {} |",
             run.method,
             run.setting.steps,
             run.setting.strength,
             run.setting.guidance,
             run.outcomes.len(),
             run.success(),
-            run.preservation(),
-            run.floor(),
-            decibels(mean(run.scores().map(|score| score.whole))),
+            written(run.preservation()),
+            written(run.floor()),
+            written(decibels(mean(run.scores().map(|score| score.whole)))),
             run.outcomes.len() - done,
         );
     }
@@ -70,7 +69,7 @@ mod tests {
         // 3 of 5, one of which could not be done; the others kept 25 dB, and were 20 dB from the ideal edit.
         assert!(row.starts_with("| edict | 50 | 1 | 3 | 5 | 0.600 ("), "{row}");
         assert!(
-            row.ends_with("| NaN | 0.60 | NaN | NaN | NaN | 0.600 | 25.00 dB | 35.00 dB | 20.00 dB | 1 |"),
+            row.ends_with("| - | 0.60 | - | - | - | 0.600 | 25.00 dB | 35.00 dB | 20.00 dB | 1 |"),
             "{row}"
         );
         assert_eq!(row.matches('|').count(), text.lines().next().unwrap_or_default().matches('|').count());
