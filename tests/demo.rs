@@ -114,6 +114,10 @@ fn every_sample_can_be_asked_for_and_brings_its_caption() {
     pictures.dedup();
     assert_eq!(pictures.len(), SAMPLES.len());
 
+    let help = edict("edit").arg("--help").run().stdout();
+    assert!(help.contains(&format!("[default: {}]", SAMPLES[0].name)), "{help}");
+    assert!(SAMPLES.iter().all(|sample| help.contains(sample.caption)), "{help}");
+
     // A prompt of one's own goes before the caption.
     let report = desk.edit().args("--strength 0 --sample star").with("--source", "a thing").json();
     assert_eq!(report["settings"]["source"], "a thing");

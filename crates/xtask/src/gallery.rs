@@ -121,6 +121,17 @@ mod tests {
     }
 
     #[test]
+    fn every_picture_of_the_pages_is_there_and_has_its_command() {
+        let pages = PAGES.map(|page| fs::read_to_string(root().join(page)).unwrap());
+        let shown: BTreeSet<_> = pages.iter().flat_map(|page| shown(page)).collect();
+        assert!(shown.contains("sheet.png"), "{shown:?}");
+        commands(&pages, &shown).unwrap();
+        for name in shown {
+            assert!(root().join("docs/images").join(&name).is_file(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_picture_that_no_command_makes_or_two_is_told() {
         let error = plan(&[README, "![](images/other.png)"]).unwrap_err();
         assert!(error.contains("other.png"), "{error}");
