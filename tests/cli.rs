@@ -399,7 +399,13 @@ fn exit_status_tells_usage_from_failure() {
         let call = if command == "--help" { call } else { call.arg("--help") };
         assert_eq!(call.run().code(), 0);
     }
-    for call in [edict("improve"), edict("--frobnicate"), edict("invert"), edict("info"), edict("generate")] {
+    for call in [
+        edict("improve"),
+        edict("--frobnicate"),
+        edict("invert"),
+        edict("info").arg("--model"),
+        edict("generate"),
+    ] {
         assert_eq!(call.run().code(), 2);
     }
     let desk = Desk::new();

@@ -7,6 +7,7 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import torch
+from safetensors import safe_open
 
 import networks
 import text
@@ -56,6 +57,29 @@ def trained(folder):
         "history": [*vae_facts["history"], *saved["history"][-1:]],
     }
     return {"vae": vae, **nets, "tokenizer": tokenizer, "scale": scale, "facts": facts}
+
+
+def check(folder, prompt="a red house in the snow by day"):
+    """Loads a folder as any Stable Diffusion model in diffusers, every tensor of it, and makes a picture."""
+    folder = Path(folder)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    files = {
+        "vae": "diffusion_pytorch_model.safetensors",
+        "unet": "diffusion_pytorch_model.safetensors",
+        "text_encoder": "model.safetensors",
+    }
+    for part, name in files.items():
+        # A tensor that is missing or left over is a warning to diffusers, and random numbers in the picture.
+        loaded = getattr(pipeline, part).state_dict()
+        with safe_open(folder / part / name, "pt") as kept:
+            if set(kept.keys()) != set(loaded):
+                raise ValueError(f"{part}: tensors differ: {sorted(set(kept.keys()) ^ set(loaded))}")
+            for key in loaded:
+                if not torch.equal(kept.get_tensor(key).float(), loaded[key].float()):
+                    raise ValueError(f"{part}: {key} is not what the file holds")
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipeline(prompt, num_inference_steps=20, guidance_scale=3.0, generator=generator).images[0]
 
 
 def write(checkpoints, out):

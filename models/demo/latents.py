@@ -26,7 +26,7 @@ class Latents:
 
     @torch.no_grad()
     def posterior(self, at):
-        """Mean and standard deviation, each `[len(at), 4, h, w]`."""
+        """Mean and standard deviation, each `[len(at), networks.LATENT_CHANNELS, h, w]`."""
         missing = np.array([i for i in at if not self.known[i]])
         if len(missing):
             moments = self.vae.encode(data.as_tensor(self.scenes[missing])).latent_dist

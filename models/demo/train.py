@@ -6,6 +6,7 @@
     train.py export   --out FOLDER          writes the averaged weights in half precision
     train.py sample   --out SHEET.png       pictures for prompts
     train.py evaluate                       PSNR of the VAE on held-out scenes and photographs
+    train.py check    FOLDER                loads an exported folder with diffusers and makes a picture
 """
 
 import argparse
@@ -54,6 +55,9 @@ def arguments():
     sample.add_argument("--seeds", type=int, default=4)
     evaluate = commands.add_parser("evaluate", parents=[common])
     evaluate.add_argument("--sheet", type=Path, help="PNG of held-out pictures above their reconstructions")
+    check = commands.add_parser("check", parents=[common])
+    check.add_argument("folder", type=Path)
+    check.add_argument("--picture", type=Path, help="PNG to write the picture to")
     return parser.parse_args()
 
 
@@ -119,11 +123,26 @@ def write(options):
     print(json.dumps(export.write(options.checkpoints, options.out), indent=2))
 
 
+def check(options):
+    picture = export.check(options.folder)
+    low, high = np.asarray(picture).min(), np.asarray(picture).max()
+    print(f"{type(picture).__name__} {picture.width}x{picture.height}, {picture.mode}, values {low} to {high}")
+    if options.picture:
+        picture.save(options.picture)
+
+
 def main():
     options = arguments()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    commands = {"train": train, "decoder": train_decoder, "export": write, "sample": sample, "evaluate": evaluate}
+    commands = {
+        "train": train,
+        "decoder": train_decoder,
+        "export": write,
+        "sample": sample,
+        "evaluate": evaluate,
+        "check": check,
+    }
     try:
         commands[options.command](options)
     except loop.Stopped:

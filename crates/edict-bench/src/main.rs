@@ -173,7 +173,7 @@ fn table(found: &Map<String, Value>) -> String {
     for (name, value) in found {
         match value {
             Value::Object(kernels) if name == "kernels" => {
-                kernels.iter().for_each(|(name, value)| row(name, value))
+                kernels.iter().for_each(|(name, value)| row(name, value));
             }
             value if value.get("candle").is_some() => row(name, value),
             _ => {}

@@ -30,13 +30,13 @@ impl Networks {
                 let unet = networks.model.unet();
                 let context = unet.context(networks.states.view())?;
                 let both = concatenate(Axis(0), &[networks.latents.view(), networks.latents.view()])?;
-                Ok(drop(unet.predict(both.view(), 500, &context)?))
+                Ok(unet.predict(both.view(), 500, &context)?)
             })
         }),
-        ("vae_encode", |networks| seconds(|| Ok(drop(networks.model.encode_images(networks.image.view())?)))),
-        ("vae_decode", |networks| seconds(|| Ok(drop(networks.model.decode(&networks.latents)?)))),
+        ("vae_encode", |networks| seconds(|| Ok(networks.model.encode_images(networks.image.view())?))),
+        ("vae_decode", |networks| seconds(|| Ok(networks.model.decode(&networks.latents)?))),
         ("text_encode", |networks| {
-            seconds(|| Ok(drop(networks.model.encode_prompt("a photo of a cat on a sofa")?)))
+            seconds(|| Ok(networks.model.encode_prompt("a photo of a cat on a sofa")?))
         }),
     ];
 
@@ -88,7 +88,7 @@ impl Networks {
     }
 }
 
-fn seconds(work: impl FnOnce() -> Result<(), Fault>) -> Result<f64, Fault> {
+fn seconds<R>(work: impl FnOnce() -> Result<R, Fault>) -> Result<f64, Fault> {
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed().as_secs_f64())

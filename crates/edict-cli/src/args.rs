@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use edict_candle::DeviceSpec;
 use edict_stable_diffusion::{DType, ImageSize};
@@ -29,7 +30,7 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Draw one edit at several strengths and guidance scales, from one inversion for each strength
     Sweep(SweepArgs),
-    /// Show what a model folder holds
+    /// Show what a model holds
     Info(InfoArgs),
 }
 
@@ -60,9 +61,9 @@ pub(crate) struct OutputArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Model folder in the Hugging Face layout
+    /// Model folder in the Hugging Face layout [default: the demo model, which is part of this program]
     #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    pub(crate) model: Option<PathBuf>,
     /// Tensor library to compute with [default: candle]
     #[arg(long, value_enum)]
     pub(crate) backend: Option<BackendName>,
@@ -117,10 +118,13 @@ pub(crate) struct GuidanceArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ImageArgs {
-    /// Picture to read: PNG, JPEG or WebP
+    /// Picture to read: PNG, JPEG or WebP [default with the demo model: a sample scene]
     #[arg(long, value_name = "IN.png")]
     pub(crate) image: Option<PathBuf>,
-    /// Crop the picture to the centre and resize it to this size
+    /// Sample scene to take as the picture, with the demo model [default: house]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "model"], value_parser = samples())]
+    pub(crate) sample: Option<String>,
+    /// Crop the picture to the centre and resize it to this size [default with the demo model: 64x64]
     #[arg(long, value_name = "WxH", value_parser = ImageSize::from_str)]
     pub(crate) size: Option<ImageSize>,
     /// Draw the latents from the encoder's posterior with --seed instead of taking its mode
@@ -135,8 +139,8 @@ pub(crate) struct ImageArgs {
 pub(crate) struct InvertArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// Prompt that describes the picture
-    #[arg(long, value_name = "TEXT", required_unless_present = "resume")]
+    /// Prompt that describes the picture [default for a sample: its caption]
+    #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
     /// Inversion file to write
     #[arg(long, value_name = "INV.safetensors")]
@@ -194,8 +198,8 @@ pub(crate) struct GenerateArgs {
 pub(crate) struct EditArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// Prompt that describes the picture
-    #[arg(long, value_name = "TEXT", required_unless_present = "resume")]
+    /// Prompt that describes the picture [default for a sample: its caption]
+    #[arg(long, value_name = "TEXT")]
     pub(crate) source: Option<String>,
     /// Prompt that describes the picture wanted; may be given several times
     #[arg(long, value_name = "TEXT", required_unless_present = "resume")]
@@ -229,9 +233,9 @@ pub(crate) struct EditArgs {
 pub(crate) struct ReconstructArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// Prompt that describes the picture
+    /// Prompt that describes the picture [default for a sample: its caption]
     #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt: String,
+    pub(crate) prompt: Option<String>,
     /// Picture to write: EDICT's reconstruction
     #[arg(long, value_name = "OUT.png")]
     pub(crate) output: Option<PathBuf>,
@@ -249,9 +253,9 @@ pub(crate) struct ReconstructArgs {
 pub(crate) struct CompareArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// Prompt that describes the picture
+    /// Prompt that describes the picture [default for a sample: its caption]
     #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt: String,
+    pub(crate) prompt: Option<String>,
     /// Also draw the table
     #[arg(long, value_name = "OUT.svg")]
     pub(crate) plot: Option<PathBuf>,
@@ -269,9 +273,9 @@ pub(crate) struct CompareArgs {
 pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// Prompt that describes the picture
+    /// Prompt that describes the picture [default for a sample: its caption]
     #[arg(long, value_name = "TEXT")]
-    pub(crate) source: String,
+    pub(crate) source: Option<String>,
     /// Prompt that describes the picture wanted
     #[arg(long, value_name = "TEXT")]
     pub(crate) target: String,
@@ -302,9 +306,9 @@ pub(crate) struct SweepArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// Model folder in the Hugging Face layout
+    /// Model folder in the Hugging Face layout [default: the demo model, which is part of this program]
     #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output_options: OutputArgs,
 }
@@ -384,6 +388,12 @@ impl FromStr for WeightArg {
             _ => Err("it must be auto, or a number above 0 and up to 1, for example 0.93".to_owned()),
         }
     }
+}
+
+/// The samples' names, each with what it shows.
+fn samples() -> PossibleValuesParser {
+    let sample = |sample: &edict_demo_model::Sample| PossibleValue::new(sample.name).help(sample.caption);
+    PossibleValuesParser::new(edict_demo_model::SAMPLES.iter().map(sample))
 }
 
 fn steps(text: &str) -> Result<usize, String> {

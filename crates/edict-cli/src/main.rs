@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod failure;
+mod input;
 mod measure;
 mod plot;
 mod progress;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         Command::Reconstruct(args) => commands::reconstruct::run(&args, &reporter),
         Command::Compare(args) => commands::reconstruct::compare(&args, &reporter),
         Command::Sweep(args) => commands::sweep::run(&args, &reporter),
-        Command::Info(args) => commands::info::run(&args),
+        Command::Info(args) => commands::info::run(&args, &reporter),
     };
     match result {
         Ok(mut report) => {

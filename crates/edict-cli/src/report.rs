@@ -7,7 +7,7 @@ use edict_stable_diffusion::{GuidanceSettings, Moments, latent_mse, moments};
 use ndarray::Array4;
 use serde_json::{Map, Value, json};
 
-use crate::args::ImageArgs;
+use crate::input::Input;
 use crate::session::Session;
 use edict_stable_diffusion::Backend;
 
@@ -50,19 +50,10 @@ impl Report {
 }
 
 /// Adds what was read to a report's settings.
-pub(crate) fn insert_image(settings: &mut Map<String, Value>, args: &ImageArgs, image: &Array4<f64>) {
+pub(crate) fn insert_image(settings: &mut Map<String, Value>, input: &Input<'_>, image: &Array4<f64>) {
     let (_, _, height, width) = image.dim();
     settings.insert("size".to_owned(), vec![width, height].into());
-    insert_image_args(settings, args);
-}
-
-pub(crate) fn insert_image_args(settings: &mut Map<String, Value>, args: &ImageArgs) {
-    if let Some(path) = &args.image {
-        settings.insert("image".to_owned(), path.to_string_lossy().into());
-    }
-    if args.sample_posterior {
-        settings.insert("seed".to_owned(), args.seed.unwrap_or(0).into());
-    }
+    input.insert(settings);
 }
 
 /// Adds guidance to a report's settings.

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use edict_candle::{CandleBackend, DeviceSpec};
 use edict_core::{Guidance, Guided, Latents, NoiseSchedule};
 use edict_stable_diffusion::{
-    Backend, Checkpoint, DType, GuidanceSettings, ImageError, ImageSize, Inversion, ModelFolder, Origin,
-    Picture, PromptEmbedding, StableDiffusion, UNetPredictor, check_writable, instruction_set, seeded_noise,
-    write_atomically, write_png,
+    Backend, Checkpoint, DType, GuidanceSettings, ImageSize, Inversion, ModelFolder, Origin, PromptEmbedding,
+    StableDiffusion, UNetPredictor, check_writable, instruction_set, seeded_noise, write_atomically,
+    write_png,
 };
 use ndarray::{Array3, Array4, ArrayD, Axis, Ix3};
 use serde_json::{Map, Value, json};
 
-use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs, SamplerName};
+use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs};
 use crate::failure::{Failure, chain};
 use crate::progress::{Reporter, check_interrupt, writing};
 use crate::witness::Counted;
@@ -30,9 +30,21 @@ pub(crate) struct Session<'a, B: Backend> {
     probed: [Cell<bool>; 2],
 }
 
-/// Opens a model folder: its configs are read, its weights not yet.
-pub(crate) fn open_folder(path: &Path) -> Result<ModelFolder, Failure> {
-    Ok(ModelFolder::open(path)?)
+/// Opens a model folder, or the demo model, and says so: configs are read, weights not yet.
+pub(crate) fn open_folder(model: Option<&Path>, reporter: &Reporter) -> Result<ModelFolder, Failure> {
+    if let Some(path) = model {
+        return Ok(ModelFolder::open(path)?);
+    }
+    reporter.say("no --model: taking the demo model in this program, small and made for drawn scenes");
+    Ok(edict_demo_model::folder()?)
+}
+
+/// The size of picture the model was trained at.
+pub(crate) fn model_size(folder: &ModelFolder) -> ImageSize {
+    let factor = folder.vae_config().factor();
+    // 64 latents a side are diffusers' own default.
+    let [height, width] = folder.unet_config().sample_size.unwrap_or([64, 64]);
+    ImageSize { width: width * factor, height: height * factor }
 }
 
 /// Finds out that an output cannot be written before the work is done.
@@ -50,31 +62,6 @@ pub(crate) fn check_picture_name(path: &Path, reporter: &Reporter) {
         reporter
             .warn(format!("pictures are written as PNG, whatever the name: {} says {other}", path.display()));
     }
-}
-
-/// Warns when a seed is given and nothing is drawn.
-fn check_seed(args: &ImageArgs, sampler: SamplerName, reporter: &Reporter) {
-    if args.seed.is_some() && !args.sample_posterior && sampler != SamplerName::Sdedit {
-        reporter.warn("--seed has no effect without --sample-posterior".to_owned());
-    }
-}
-
-/// Reads the picture to work on, `[1, 3, height, width]` in [-1, 1], cut to what the autoencoder takes.
-pub(crate) fn read_image(
-    args: &ImageArgs,
-    folder: &ModelFolder,
-    sampler: SamplerName,
-    reporter: &Reporter,
-) -> Result<Array4<f64>, Failure> {
-    check_seed(args, sampler, reporter);
-    let Some(path) = &args.image else {
-        return Err(Failure::usage("--image is missing: name the picture to read (see --help)"));
-    };
-    let picture = Picture::open(path)?;
-    picture.prepare(args.size, folder.vae_config().factor()).map_err(|error| match error {
-        ImageError::Size { .. } => Failure::usage(format!("--size: {error}")),
-        other => other.into(),
-    })
 }
 
 /// Loads a model; `defaults` are those of an inversion file.
@@ -120,7 +107,9 @@ pub(crate) fn load<'a>(
     if let Some(threads) = args.threads.map(usize::from).or(kept) {
         backend = backend.with_threads(threads)?;
     }
-    reporter.say(&format!("loading {}", folder.path().display()));
+    if args.model.is_some() {
+        reporter.say(&format!("loading {}", folder.path().display()));
+    }
     let model = StableDiffusion::load(&backend, folder)?;
     let origin = Origin {
         model: folder.fingerprint()?,
@@ -223,10 +212,10 @@ impl<B: Backend> Session<'_, B> {
     }
 
     /// Settings of the model, as every report has them.
-    pub(crate) fn settings(&self, model: &Path) -> Map<String, Value> {
+    pub(crate) fn settings(&self, folder: &ModelFolder) -> Map<String, Value> {
         let Origin { backend, device, dtype, threads, .. } = &self.origin;
         let settings = json!({
-            "model": model.to_string_lossy(), "backend": backend, "device": device, "dtype": dtype, "threads": threads,
+            "model": folder.path().to_string_lossy(), "backend": backend, "device": device, "dtype": dtype, "threads": threads,
             "vae_dtype": self.model.vae().dtype().name(),
         });
         match settings {

@@ -5,10 +5,15 @@
 //! line each: a run that is cut goes on where it was.
 #![forbid(unsafe_code)]
 
+mod best;
+mod bootstrap;
 mod case;
 mod method;
+mod pareto;
 mod plot;
+mod reconstruction;
 mod results;
+mod runs;
 mod score;
 mod summary;
 
@@ -23,17 +28,18 @@ use edict_candle::CandleBackend;
 use edict_scenes::Attribute;
 use edict_stable_diffusion::{DType, ModelFolder, StableDiffusion, pixel_mse};
 use method::{Method, Setting};
-use results::{Results, key};
+use results::{Reconstruction, Results, key};
 use score::Score;
+use serde_json::json;
 
 pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone, Debug, Parser)]
 #[command(about = "Measures edits whose right outcome is known", version)]
 pub(crate) struct Options {
-    /// Model folder
+    /// Model folder [default: the demo model]
     #[arg(long)]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// File of results, gone on with if it is there
     #[arg(long, default_value = "target/edit-bench.jsonl")]
     results: PathBuf,
@@ -58,7 +64,7 @@ pub(crate) struct Options {
     /// Networks at work side by side, a thread each
     #[arg(long, default_value_t = 2)]
     workers: usize,
-    /// Writes the table, as Markdown
+    /// Writes what is printed, as Markdown
     #[arg(long)]
     table: Option<PathBuf>,
     /// Draws preservation against success
@@ -80,7 +86,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Fault> {
-    let results = Results::open(&options.results)?;
+    let folder = match &options.model {
+        Some(path) => ModelFolder::open(path)?,
+        None => edict_demo_model::folder()?,
+    };
+    let fingerprint = folder.fingerprint()?;
+    let results = Results::open(&options.results, &json!({"model": fingerprint, "gamma": options.gamma}))?;
     let methods: Vec<_> = (Method::all(options.gamma)?.into_iter())
         .filter(|method| options.methods.iter().any(|name| name == method.name()))
         .collect();
@@ -91,16 +102,21 @@ fn run(options: &Options) -> Result<(), Fault> {
         }
     }
     if !options.summary {
-        measure(options, &methods, &settings, &results)?;
+        measure(options, &folder, &methods, &settings, &results)?;
     }
-    let rows = summary::rows(&methods, &settings, options.cases, &results);
-    let text = summary::markdown(&rows);
+    let runs = runs::runs(&methods, &settings, options.cases, &results);
+    if runs.is_empty() {
+        return Err(
+            format!("{} has no results of these methods and settings", options.results.display()).into()
+        );
+    }
+    let text = summary::report(&runs, &fingerprint);
     print!("{text}");
     if let Some(path) = &options.table {
         std::fs::write(path, &text)?;
     }
     if let Some(path) = &options.plot {
-        std::fs::write(path, plot::svg(&rows)?)?;
+        std::fs::write(path, plot::svg(&runs)?)?;
     }
     Ok(())
 }
@@ -109,20 +125,21 @@ fn run(options: &Options) -> Result<(), Fault> {
 /// the same ones.
 fn measure(
     options: &Options,
+    folder: &ModelFolder,
     methods: &[Method],
     settings: &[Setting],
     results: &Results,
 ) -> Result<(), Fault> {
-    let folder = ModelFolder::open(&options.model)?;
     let jobs: Vec<_> = (0..options.cases).flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
     let (next, begun) = (AtomicUsize::new(0), Instant::now());
     let work = || -> Result<(), Fault> {
-        let model = StableDiffusion::load(&CandleBackend::cpu(DType::F32).with_threads(1)?, &folder)?;
+        let model = StableDiffusion::load(&CandleBackend::cpu(DType::F32).with_threads(1)?, folder)?;
         let side = folder.unet_config().sample_size.map_or(64, |[side, _]| side * model.factor());
         while let Some(&(attribute, number)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let case = Case::draw(attribute, number, side)?;
             let latent = model.encode_images(case.source.view())?.mode();
             let floor = model.decode(&latent)?;
+            let floor_mse = pixel_mse(floor.view(), case.source.view())?;
             for method in methods {
                 for &setting in settings {
                     let key = key(method.name(), setting, attribute, number);
@@ -136,7 +153,8 @@ fn measure(
                             let score = Score::of(&case, &model.decode(&edit)?, &floor);
                             let back = match back {
                                 Some(back) => {
-                                    Some(pixel_mse(model.decode(&back)?.view(), case.source.view())?)
+                                    let mse = pixel_mse(model.decode(&back)?.view(), case.source.view())?;
+                                    Some(Reconstruction { mse, floor: floor_mse })
                                 }
                                 None => None,
                             };

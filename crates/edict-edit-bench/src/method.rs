@@ -1,5 +1,7 @@
 //! The ways to edit that are compared.
 
+use std::fmt;
+
 use edict_core::{
     Ddim, Guidance, GuidanceScale, Guided, Latents, LatticeEdict, LatticeTwoStep, MixingWeight, Sampler,
     Trajectory, TwoStep, TwoStepRule, UpdateOrder,
@@ -24,6 +26,12 @@ pub(crate) struct Setting {
     pub(crate) guidance: f64,
     pub(crate) strength: f64,
     pub(crate) steps: usize,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} steps, strength {}, guidance {}", self.steps, self.strength, self.guidance)
+    }
 }
 
 impl Method {

@@ -3,45 +3,46 @@
 use plotters::prelude::*;
 
 use crate::Fault;
-use crate::summary::Row;
+use crate::runs::{Run, methods};
 
 const COLOURS: [RGBColor; 5] =
     [RGBColor(0, 110, 60), RGBColor(30, 90, 200), RGBColor(130, 60, 180), RED, RGBColor(120, 120, 120)];
 
 /// Draws a point for every setting, and joins those of a method that no other of its own beats in both.
-pub(crate) fn svg(rows: &[Row]) -> Result<String, Fault> {
+pub(crate) fn svg(runs: &[Run]) -> Result<String, Fault> {
     let mut text = String::new();
-    draw(&mut text, rows).map_err(|error| error.to_string())?;
+    draw(&mut text, runs).map_err(|error| error.to_string())?;
     Ok(text)
 }
 
-fn draw(text: &mut String, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(text: &mut String, runs: &[Run]) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(text, (820, 560)).into_drawing_area();
     root.fill(&WHITE)?;
-    let (low, high) = rows.iter().fold((f64::MAX, f64::MIN), |(low, high), row| {
-        (low.min(row.preservation), high.max(row.preservation))
-    });
+    let points_of = |name: &str| -> Vec<(f64, f64)> {
+        let of = runs.iter().filter(|run| run.method == name);
+        of.map(|run| (run.preservation(), run.success())).filter(|point| point.0.is_finite()).collect()
+    };
+    let all = methods(runs).into_iter().flat_map(points_of);
+    let (low, high) =
+        all.fold((f64::MAX, f64::MIN), |(low, high), point| (low.min(point.0), high.max(point.0)));
+    if low > high {
+        return Err("there is nothing to draw".into());
+    }
     let mut chart = ChartBuilder::on(&root)
         .margin(14)
         .x_label_area_size(40)
         .y_label_area_size(50)
         .build_cartesian_2d((low - 1.0)..(high + 1.0), 0.0..1.0)?;
     chart.configure_mesh().x_desc("preservation, dB").y_desc("share of edits that succeed").draw()?;
-    let mut names: Vec<&str> = rows.iter().map(|row| row.method).collect();
-    names.dedup();
-    for (name, colour) in names.iter().zip(COLOURS) {
-        let points: Vec<_> = rows
-            .iter()
-            .filter(|row| row.method == *name)
-            .map(|row| (row.preservation, row.success))
-            .collect();
+    for (name, colour) in methods(runs).into_iter().zip(COLOURS) {
+        let points = points_of(name);
         chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.mix(0.5).filled())))?;
         let beaten = |p: &(f64, f64)| points.iter().any(|q| q.0 >= p.0 && q.1 >= p.1 && q != p);
         let mut front: Vec<_> = points.iter().filter(|point| !beaten(point)).copied().collect();
         front.sort_by(|a, b| a.0.total_cmp(&b.0));
         chart
             .draw_series(LineSeries::new(front, colour.stroke_width(2)))?
-            .label(*name)
+            .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
     }
     chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;

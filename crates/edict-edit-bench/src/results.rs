@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,8 +19,21 @@ pub(crate) fn key(method: &str, setting: Setting, attribute: Attribute, number: 
     format!("{method} g{guidance} s{strength} n{steps} {} {number}", attribute.word())
 }
 
-/// The score and the mean squared error of the reconstruction, or why there is none.
-pub(crate) type Outcome = Result<(Score, Option<f64>), String>;
+/// Mean squared errors in [-1, 1] of a picture that was inverted and generated again, and of the autoencoder alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reconstruction {
+    pub(crate) mse: f64,
+    pub(crate) floor: f64,
+}
+
+impl Reconstruction {
+    fn from_json(value: &Value) -> Option<Self> {
+        Some(Self { mse: value.get(0)?.as_f64()?, floor: value.get(1)?.as_f64()? })
+    }
+}
+
+/// The score and the reconstruction where one was asked for, or why there is none.
+pub(crate) type Outcome = Result<(Score, Option<Reconstruction>), String>;
 
 /// The results there are.
 pub(crate) struct Results {
@@ -29,23 +42,41 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Opens a file of results, or begins one.
-    pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
+    /// Opens a file of results, or begins one. Its first line says what all of them were made with.
+    ///
+    /// # Errors
+    /// If that is not `with`: the results of two models together are those of none.
+    pub(crate) fn open(path: &Path, with: &Value) -> Result<Self, Fault> {
         let mut scores = HashMap::new();
-        if let Ok(file) = File::open(path) {
-            for line in BufReader::new(file).lines() {
-                // The last line may have been cut.
-                let Ok(value) = serde_json::from_str::<Value>(&line?) else { continue };
-                let Some(key) = value["key"].as_str() else { continue };
-                let result = match (Score::from_json(&value["score"]), value["error"].as_str()) {
-                    (Some(score), _) => Ok((score, value["reconstruction"].as_f64())),
-                    (None, Some(error)) => Err(error.to_owned()),
-                    (None, None) => continue,
-                };
-                scores.insert(key.to_owned(), result);
+        let mut begun = false;
+        // There may be none yet; whether it can be written shows below.
+        let text = std::fs::read(path).unwrap_or_default();
+        for line in String::from_utf8_lossy(&text).lines() {
+            // The last line may have been cut.
+            let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
+            if !begun && value["with"] != *with {
+                let (path, found) = (path.display(), &value["with"]);
+                return Err(format!(
+                    "{path}: these results were made with {found}, not with {with}; name another file by --results"
+                )
+                .into());
             }
+            begun = true;
+            let Some(key) = value["key"].as_str() else { continue };
+            let result = match (Score::from_json(&value["score"]), value["error"].as_str()) {
+                (Some(score), _) => Ok((score, Reconstruction::from_json(&value["reconstruction"]))),
+                (None, Some(error)) => Err(error.to_owned()),
+                (None, None) => continue,
+            };
+            scores.insert(key.to_owned(), result);
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        if text.last().is_some_and(|byte| *byte != b'\n') {
+            writeln!(file)?;
+        }
+        if !begun {
+            writeln!(file, "{}", json!({ "with": with }))?;
+        }
         Ok(Self { scores: Mutex::new(scores), file: Mutex::new(file) })
     }
 
@@ -56,8 +87,9 @@ impl Results {
     /// Adds a result.
     pub(crate) fn add(&self, key: &str, result: Outcome) -> Result<(), Fault> {
         let line = match &result {
-            Ok((score, reconstruction)) => {
-                json!({"key": key, "score": score.json(), "reconstruction": reconstruction})
+            Ok((score, back)) => {
+                let back = back.map(|back| [back.mse, back.floor]);
+                json!({"key": key, "score": score.json(), "reconstruction": back})
             }
             Err(error) => json!({"key": key, "error": error}),
         };
@@ -69,5 +101,48 @@ impl Results {
 
     pub(crate) fn scores(&self) -> MutexGuard<'_, HashMap<String, Outcome>> {
         self.scores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_another_model_are_not_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results");
+        Results::open(&path, &json!({"model": "abc"})).unwrap();
+        Results::open(&path, &json!({"model": "abc"})).unwrap();
+        let error = Results::open(&path, &json!({"model": "abd"})).err().unwrap().to_string();
+        assert!(error.contains("abc") && error.contains("abd"), "{error}");
+        std::fs::write(&path, "{\"key\": \"a\", \"error\": \"of old\"}\n").unwrap();
+        assert!(Results::open(&path, &json!({"model": "abc"})).is_err());
+    }
+
+    #[test]
+    fn results_are_found_again_and_a_line_cut_short_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results");
+        let score = Score { kept: 0.1, kept_floor: 0.05, whole: 1.0 / 3.0, ..Score::default() };
+        let done = Ok((score, Some(Reconstruction { mse: 0.1 + 0.2, floor: 1e-300 })));
+        let refused = Err("out of range".to_owned());
+        let with = json!({"model": "abc", "gamma": 0.98});
+        let results = Results::open(&path, &with).unwrap();
+        results.add("a", done.clone()).unwrap();
+        results.add("b", refused.clone()).unwrap();
+        results.add("c", Ok((score, None))).unwrap();
+        drop(results);
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"key\": \"d\", \"sc")
+            .unwrap();
+        Results::open(&path, &with).unwrap().add("e", refused.clone()).unwrap();
+        let results = Results::open(&path, &with).unwrap();
+        let scores = results.scores();
+        assert_eq!(scores.len(), 4);
+        assert_eq!((&scores["a"], &scores["b"], &scores["c"]), (&done, &refused, &Ok((score, None))));
     }
 }

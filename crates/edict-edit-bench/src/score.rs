@@ -8,7 +8,7 @@ use crate::case::Case;
 /// Sums of squares of one edit, in [-1, 1] and clamped, from which every figure follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Score {
-    /// Mean squared error outside the region that the ideal edit changes, against the source.
+    /// Mean squared error outside the region that the ideal edit changes, against the source; NaN if it changes everything.
     pub(crate) kept: f64,
     /// The same of the autoencoder alone.
     pub(crate) kept_floor: f64,
@@ -34,7 +34,7 @@ impl Score {
                     count += 1;
                 }
             }
-            if count == 0 { 0.0 } else { sum / count as f64 }
+            sum / count as f64
         };
         Self {
             kept: mean(edit, &case.source, Some(false)),
@@ -61,7 +61,8 @@ impl Score {
     }
 
     pub(crate) fn from_json(value: &Value) -> Option<Self> {
-        let numbers: Vec<f64> = value.as_array()?.iter().filter_map(Value::as_f64).collect();
+        // JSON has no NaN: it is written as null.
+        let numbers: Vec<f64> = value.as_array()?.iter().map(|n| n.as_f64().unwrap_or(f64::NAN)).collect();
         let [kept, kept_floor, to_target, to_source, apart, whole] = numbers[..] else { return None };
         Some(Self { kept, kept_floor, to_target, to_source, apart, whole })
     }
@@ -70,6 +71,11 @@ impl Score {
 /// A mean squared error in [-1, 1] as a ratio in dB for pixels in [0, 1].
 pub(crate) fn decibels(error: f64) -> f64 {
     -10.0 * (error / 4.0).log10()
+}
+
+/// Decibels as tables have them; a dash where there was nothing to measure.
+pub(crate) fn written(decibels: f64) -> String {
+    if decibels.is_nan() { "-".to_owned() } else { format!("{decibels:.2} dB") }
 }
 
 #[cfg(test)]
@@ -92,5 +98,15 @@ mod tests {
             assert!(!Score::of(&case, &half, &case.source).succeeds(), "{attribute:?}");
             assert_eq!(Score::from_json(&ideal.json()), Some(ideal));
         }
+    }
+
+    #[test]
+    fn an_edit_that_changes_everything_keeps_nothing_that_could_be_measured() {
+        let mut case = Case::draw(Attribute::Style, 0, 64).unwrap();
+        case.changed.fill(true);
+        let score = Score::of(&case, &case.target, &case.source);
+        assert!(score.kept.is_nan() && score.kept_floor.is_nan() && score.succeeds());
+        let read = Score::from_json(&score.json()).unwrap();
+        assert!(read.kept.is_nan() && read.to_target == score.to_target);
     }
 }

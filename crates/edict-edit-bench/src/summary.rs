@@ -1,129 +1,85 @@
-//! The table.
+//! The table of all settings, and the report that begins with what it comes to.
 
 use std::fmt::Write;
 
-use edict_scenes::Attribute;
+use crate::bootstrap::interval;
+use crate::runs::{Run, mean};
+use crate::score::{decibels, written};
+use crate::{best, pareto, reconstruction};
 
-use crate::method::{Method, Setting};
-use crate::results::{Results, key};
-use crate::score::{Score, decibels};
+/// The methods that exact inversion is measured against.
+const RIVALS: [&str; 2] = ["ddim", "sdedit"];
 
-/// One method at one setting.
-#[derive(Clone, Debug)]
-pub(crate) struct Row {
-    pub(crate) method: &'static str,
-    pub(crate) setting: Setting,
-    pub(crate) edits: usize,
-    refused: usize,
-    /// Shares in [0, 1], with a 95% interval of it.
-    pub(crate) success: f64,
-    interval: [f64; 2],
-    leaning: f64,
-    by_attribute: [f64; 5],
-    /// dB, from the mean of squared errors outside the region.
-    pub(crate) preservation: f64,
-    floor: f64,
-    fidelity: f64,
-    /// Mean squared error of reconstruction.
-    reconstruction: Option<f64>,
-}
-
-/// Summarizes the results of every method at every setting.
-pub(crate) fn rows(methods: &[Method], settings: &[Setting], cases: u64, results: &Results) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for method in methods {
-        for &setting in settings {
-            let scores = results.scores();
-            let mut found: Vec<(Attribute, Score, Option<f64>)> = Vec::new();
-            let mut refused = 0;
-            for attribute in Attribute::ALL {
-                for number in 0..cases {
-                    match scores.get(&key(method.name(), setting, attribute, number)) {
-                        Some(Ok((score, back))) => found.push((attribute, *score, *back)),
-                        Some(Err(_)) => refused += 1,
-                        None => {}
-                    }
-                }
-            }
-            if !found.is_empty() {
-                rows.push(row(method.name(), setting, &found, refused));
-            }
+/// Everything there is to say of runs of a model, as Markdown.
+pub(crate) fn report(runs: &[Run], fingerprint: &str) -> String {
+    let mut text = format!("# Edit benchmark\n\nModel {fingerprint}, edict {}.\n", env!("CARGO_PKG_VERSION"));
+    text += &best::markdown(runs);
+    for rival in RIVALS {
+        if let Some(comparison) = pareto::compare(runs, "edict", rival) {
+            text += &pareto::markdown(&comparison);
         }
     }
-    rows
+    text += &reconstruction::markdown(runs);
+    text += "\n## All settings\n\n";
+    text += &table(runs);
+    text
 }
 
-fn row(
-    method: &'static str,
-    setting: Setting,
-    found: &[(Attribute, Score, Option<f64>)],
-    refused: usize,
-) -> Row {
-    let mean = |of: &dyn Fn(&Score) -> f64| {
-        found.iter().map(|(_, score, _)| of(score)).sum::<f64>() / found.len() as f64
-    };
-    let share = |is: &dyn Fn(&Score) -> bool| mean(&|score| f64::from(u8::from(is(score))));
-    let successes: Vec<bool> = found.iter().map(|(_, score, _)| score.succeeds()).collect();
-    let of_attribute = |attribute: Attribute| {
-        let of: Vec<_> = found.iter().filter(|(a, ..)| *a == attribute).collect();
-        of.iter().filter(|(_, score, _)| score.succeeds()).count() as f64 / of.len().max(1) as f64
-    };
-    let backs: Vec<f64> = found.iter().filter_map(|(.., back)| *back).collect();
-    Row {
-        method,
-        setting,
-        edits: found.len(),
-        refused,
-        success: share(&Score::succeeds),
-        interval: bootstrap(&successes),
-        leaning: share(&Score::leans),
-        by_attribute: Attribute::ALL.map(of_attribute),
-        preservation: decibels(mean(&|score| score.kept)),
-        floor: decibels(mean(&|score| score.kept_floor)),
-        fidelity: decibels(mean(&|score| score.whole)),
-        reconstruction: (!backs.is_empty()).then(|| backs.iter().sum::<f64>() / backs.len() as f64),
-    }
-}
-
-/// A 95% bootstrap interval of a share: 1000 draws with replacement, from a fixed seed.
-fn bootstrap(successes: &[bool]) -> [f64; 2] {
-    use rand_chacha::ChaCha8Rng;
-    use rand_chacha::rand_core::{Rng, SeedableRng};
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut draw = || {
-        let hits = (0..successes.len()).filter(|_| successes[rng.next_u64() as usize % successes.len()]);
-        hits.count() as f64 / successes.len() as f64
-    };
-    let mut shares: Vec<f64> = (0..1000).map(|_| draw()).collect();
-    shares.sort_by(f64::total_cmp);
-    [shares[25], shares[974]]
-}
-
-/// The table, a row each.
-pub(crate) fn markdown(rows: &[Row]) -> String {
+/// A row for each run.
+fn table(runs: &[Run]) -> String {
     let mut text = String::from(
         "| method | steps | strength | guidance | edits | success (95%) | kind | colour | sky | ground | style | leaning | \
-         preservation | autoencoder | fidelity | reconstruction mse | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for row in rows {
-        let Setting { guidance, strength, steps } = row.setting;
-        let shares = row.by_attribute.map(|share| format!("{share:.2}")).join(" | ");
-        let back = row.reconstruction.map_or(String::new(), |mse| format!("{mse:.6}"));
+    for run in runs {
+        let shares = run.shares();
+        let [low, high] = interval(&run.successes());
+        let done = run.scores().count();
+        let leaning = run.scores().filter(|score| score.leans()).count() as f64 / run.outcomes.len() as f64;
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {steps} | {strength} | {guidance} | {} | {:.3} ({:.3}-{:.3}) | {shares} | {:.3} | {:.2} dB | {:.2} dB | {:.2} dB | {back} | {} |",
-            row.method,
-            row.edits,
-            row.success,
-            row.interval[0],
-            row.interval[1],
-            row.leaning,
-            row.preservation,
-            row.floor,
-            row.fidelity,
-            row.refused,
+            "| {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {} | {} | {} | {} |",
+            run.method,
+            run.setting.steps,
+            run.setting.strength,
+            run.setting.guidance,
+            run.outcomes.len(),
+            run.success(),
+            written(run.preservation()),
+            written(run.floor()),
+            written(decibels(mean(run.scores().map(|score| score.whole)))),
+            run.outcomes.len() - done,
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runs::made_up::run;
+
+    #[test]
+    fn a_row_says_what_was_counted() {
+        let mut edict = run("edict", 3.0, 1, [3, 4], 25.0);
+        edict.outcomes.insert((1, 9), None);
+        let text = table(&[edict]);
+        let row = text.lines().last().unwrap_or_default();
+        // 3 of 5, one of which could not be done; the others kept 25 dB, and were 20 dB from the ideal edit.
+        assert!(row.starts_with("| edict | 50 | 1 | 3 | 5 | 0.600 ("), "{row}");
+        assert!(
+            row.ends_with("| - | 0.60 | - | - | - | 0.600 | 25.00 dB | 35.00 dB | 20.00 dB | 1 |"),
+            "{row}"
+        );
+        assert_eq!(row.matches('|').count(), text.lines().next().unwrap_or_default().matches('|').count());
+    }
+
+    #[test]
+    fn the_report_compares_edict_with_both_rivals_that_there_are() {
+        let runs = ["edict", "ddim", "sdedit"].map(|method| run(method, 3.0, 1, [3, 4], 25.0));
+        let report = report(&runs, "abc");
+        assert!(report.contains("## edict against ddim") && report.contains("## edict against sdedit"));
+        assert!(!super::report(&runs[..2], "abc").contains("against sdedit"));
+    }
 }

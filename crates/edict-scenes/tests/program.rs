@@ -58,3 +58,19 @@ fn draws_contact_sheets() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn draws_one_picture_and_says_what_it_shows() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("scene.png");
+    let output = Command::new(env!("CARGO_BIN_EXE_edict-scenes"))
+        .args(["draw", "--seed", "41", "--size", "32", "--out"])
+        .arg(&path)
+        .output()?;
+    assert!(output.status.success());
+    let scene = edict_scenes::Scene::from_seed(41);
+    assert_eq!(image::open(&path)?.into_rgb8().into_raw(), scene.render(32)?.bytes());
+    let caption = scene.caption(&edict_scenes::Wording::COMPLETE);
+    assert_eq!(String::from_utf8(output.stdout)?, format!("{caption}\n"));
+    Ok(())
+}

@@ -1,4 +1,6 @@
-//! The commands that the README tells its readers to paste.
+//! The commands that the README and other pages tell their readers to paste.
+
+use std::path::PathBuf;
 
 /// Stands on a line above the fenced block with the test command.
 pub(crate) const MARKER: &str = "<!-- test-command -->";
@@ -40,7 +42,18 @@ pub(crate) fn first_command(readme: &str) -> Result<Vec<String>, String> {
     let (Some(command), Some("```")) = (lines.next(), lines.next()) else {
         return Err("README.md should begin with a fenced block of one command".to_owned());
     };
-    // Words in double quotes are all the shell there is in it.
+    let words = split(command);
+    if words.first().is_none_or(|word| word != "cargo") || command.contains(['\\', '$', '\'', '|', '&', ';'])
+    {
+        return Err(format!(
+            "the README's first command should be cargo's and need no shell, found `{command}`"
+        ));
+    }
+    Ok(words)
+}
+
+/// Splits a command into words; double quotes are all the shell there is in it.
+fn split(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (i, part) in command.split('"').enumerate() {
         if i % 2 == 1 {
@@ -49,13 +62,34 @@ pub(crate) fn first_command(readme: &str) -> Result<Vec<String>, String> {
             words.extend(part.split_whitespace().map(str::to_owned));
         }
     }
-    if words.first().is_none_or(|word| word != "cargo") || command.contains(['\\', '$', '\'', '|', '&', ';'])
-    {
-        return Err(format!(
-            "the README's first command should be cargo's and need no shell, found `{command}`"
-        ));
+    words
+}
+
+/// Finds the calls of `edict` in a page's fenced blocks, each as the words after the program's name.
+pub(crate) fn edict_commands(page: &str) -> Vec<Vec<String>> {
+    const PROGRAM: [&str; 2] = ["edict ", "cargo run --release -p edict-cli -- "];
+    let mut commands = Vec::new();
+    for block in page.split("```").skip(1).step_by(2) {
+        // A line that ends in a backslash goes on in the next.
+        for line in block.replace("\\\n", " ").lines() {
+            let called = PROGRAM.iter().find_map(|program| line.trim().strip_prefix(program));
+            commands.extend(called.map(split));
+        }
     }
-    Ok(words)
+    commands
+}
+
+/// Puts the files that a call of `edict` writes where `place` says, and returns where.
+pub(crate) fn redirect(words: &mut [String], place: impl Fn(&str) -> PathBuf) -> Vec<PathBuf> {
+    let mut placed = Vec::new();
+    for at in 1..words.len() {
+        if ["--output", "--sheet", "--plot"].contains(&words[at - 1].as_str()) {
+            let path = place(&words[at]);
+            words[at] = path.to_string_lossy().into_owned();
+            placed.push(path);
+        }
+    }
+    placed
 }
 
 #[cfg(test)]
@@ -75,6 +109,21 @@ mod tests {
         assert!(first_command("```sh\ncargo run | tee x\n```").is_err());
         assert!(first_command("```sh\ncargo run\ncargo run\n```").is_err());
         assert!(first_command("none").is_err());
+    }
+
+    #[test]
+    fn finds_the_calls_of_edict_in_fenced_blocks_alone() {
+        let page = "edict is a program\n```sh\nls\nedict info --model \"a b\"\n```\nedict no\n```sh\nedict edit \\\n  --json\n```\n";
+        assert_eq!(edict_commands(page), [vec!["info", "--model", "a b"], vec!["edit", "--json"]]);
+    }
+
+    #[test]
+    fn outputs_are_put_elsewhere_and_other_words_kept() {
+        let mut words: Vec<_> =
+            ["edit", "--target", "x", "--output", "a.png", "--sheet", "b.png"].map(str::to_owned).into();
+        let placed = redirect(&mut words, |name| PathBuf::from(format!("there-{name}")));
+        assert_eq!(words, ["edit", "--target", "x", "--output", "there-a.png", "--sheet", "there-b.png"]);
+        assert_eq!(placed, [PathBuf::from("there-a.png"), PathBuf::from("there-b.png")]);
     }
 
     #[test]

@@ -56,23 +56,30 @@ pub(crate) fn run() -> ExitCode {
     if failures.is_empty() && counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs the command that newcomers paste, and looks for the picture it promises.
+/// Runs the command that newcomers paste, and looks for the pictures it promises.
 fn first_command() -> Result<(), String> {
     let text = fs::read_to_string(root().join("README.md")).map_err(|error| error.to_string())?;
     let mut words = readme::first_command(&text)?;
-    let output = words.iter().position(|word| word == "--output").ok_or("it names no --output")? + 1;
     // Away from the checkout, which should stay as it is.
-    let picture = root().join("target").join(words.get(output).ok_or("--output names no file")?);
-    let _ = fs::remove_file(&picture);
-    words[output] = picture.to_string_lossy().into_owned();
+    let pictures = readme::redirect(&mut words, |name| root().join("target").join(name));
+    if pictures.is_empty() {
+        return Err("it names no --output".to_owned());
+    }
+    for picture in &pictures {
+        let _ = fs::remove_file(picture);
+    }
     let arguments: Vec<_> = words[1..].iter().map(String::as_str).collect();
     let status = cargo(&arguments).status().map_err(|error| error.to_string())?;
-    let bytes = fs::read(&picture).unwrap_or_default();
-    if status.success() && bytes.starts_with(b"\x89PNG") {
-        Ok(())
-    } else {
-        Err(format!("{status}, {} bytes", bytes.len()))
+    if !status.success() {
+        return Err(status.to_string());
     }
+    for picture in pictures {
+        let bytes = fs::read(&picture).unwrap_or_default();
+        if !bytes.starts_with(b"\x89PNG") {
+            return Err(format!("{}: {} bytes, and no PNG", picture.display(), bytes.len()));
+        }
+    }
+    Ok(())
 }
 
 /// Names of the programs in `examples/`, sorted.

@@ -8,8 +8,9 @@ use ndarray::{Array3, ArrayD, Axis};
 
 use crate::args::{EditArgs, SamplerName};
 use crate::failure::Failure;
+use crate::input::Input;
 use crate::progress::Reporter;
-use crate::report::{Report, insert_guidance, insert_image_args, noise_json, noise_quality};
+use crate::report::{Report, insert_guidance, noise_json, noise_quality};
 use crate::run;
 use crate::session::{self, Session};
 use crate::settings::{
@@ -18,6 +19,10 @@ use crate::settings::{
 use crate::sheet::{Tile, sheet};
 
 pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failure> {
+    let input = match args.resume {
+        Some(_) => None,
+        None => Some(Input::choose(&args.image, &args.model, args.source.as_deref(), "--source")?),
+    };
     let kept = match &args.resume {
         Some(path) => Some(session::read_checkpoint(path, "edit")?),
         None => None,
@@ -31,16 +36,17 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     }
     session::check_outputs(written.iter().copied())?;
     session::check_picture_name(&args.output, reporter);
-    let folder = session::open_folder(&args.model.model)?;
+    let folder = session::open_folder(args.model.model.as_deref(), reporter)?;
     let factor = folder.vae_config().factor();
     let mut source = None;
-    let (session, mut job) = match kept {
-        Some(job) => {
+    let (session, mut job) = match (kept, &input) {
+        (Some(job), _) => {
             check_resumed(args, &job, factor)?;
             session::check_model(&job, &folder, args.resume.as_deref())?;
             (session::resume(&args.model, &folder, &job, reporter)?, job)
         }
-        None => {
+        (None, None) => return Err(Failure::usage("there is nothing to edit")),
+        (None, Some(input)) => {
             let settings = RunSettings::new(&args.run, 0.8, reporter);
             let guidance = settings::guidance(&args.guidance, DEFAULT_GUIDANCE);
             let negative = args.guidance.negative.clone().unwrap_or_default();
@@ -49,7 +55,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);
-            let image = session::read_image(&args.image, &folder, settings.sampler, reporter)?;
+            let image = input.read(&folder, settings.sampler, reporter)?;
             let session = session::load(&args.model, &folder, None, reporter)?;
             let latent = session.encode_image(&image, &args.image)?;
             source = Some(session::first(&image.into_dyn())?);
@@ -67,7 +73,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
                 strength: settings.strength,
                 schedule: session.model.schedule().clone(),
                 guidance: source_guidance,
-                prompt: args.source.clone().unwrap_or_default(),
+                prompt: input.prompt.to_owned(),
                 negative: args.source_negative.clone().unwrap_or_else(|| negative.clone()),
                 origin: session.origin.clone(),
                 predictions: Vec::new(),
@@ -107,7 +113,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     run::finish(args.resume.as_deref(), &args.output);
 
     let Inversion { sampler, trajectory, image_latent, .. } = &job.inversion;
-    let mut json = session.settings(&args.model.model);
+    let mut json = session.settings(&folder);
     insert_run(&mut json, sampler, trajectory, job.inversion.strength);
     if let Some(Generation { prompts, negative, guidance, .. }) = &job.generation {
         insert_guidance(&mut json, "", *guidance, negative);
@@ -117,8 +123,8 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     json.insert("source".to_owned(), job.inversion.prompt.as_str().into());
     let shape = image_latent.shape();
     json.insert("size".to_owned(), vec![shape[3] * factor, shape[2] * factor].into());
-    if args.resume.is_none() {
-        insert_image_args(&mut json, &args.image);
+    if let Some(input) = &input {
+        input.insert(&mut json);
     }
     if let Some(seed) = job.generation.as_ref().and_then(|generation| generation.noise_seed) {
         json.insert("sampler".to_owned(), SamplerName::Sdedit.name().into());

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use edict_core::Sampler;
 use edict_stable_diffusion::{
-    Checkpoint, Generation, ImageSize, Inversion, ModelFolder, bit_identical, bit_identical_pair,
-    latents_to_bytes, seeded_noise,
+    Checkpoint, Generation, ImageSize, Inversion, bit_identical, bit_identical_pair, latents_to_bytes,
+    seeded_noise,
 };
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
         (None, Some(path)) => Some((begin(args, Inversion::read(path)?), path)),
         (None, None) => None,
     };
-    let folder = session::open_folder(&args.model.model)?;
+    let folder = session::open_folder(args.model.model.as_deref(), reporter)?;
     let factor = folder.vae_config().factor();
     let (session, mut job) = match kept {
         Some((job, path)) => {
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);
-            let size = args.size.unwrap_or_else(|| model_size(&folder));
+            let size = args.size.unwrap_or_else(|| session::model_size(&folder));
             size.check(factor).map_err(|error| Failure::usage(format!("--size: {error}")))?;
             let session = session::load(&args.model, &folder, None, reporter)?;
             let shape = session.model.latent_shape(1, size.width, size.height);
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
     }
     run::finish(args.resume.as_deref(), &args.output);
 
-    let mut json = session.settings(&args.model.model);
+    let mut json = session.settings(&folder);
     insert_run(&mut json, sampler, trajectory, job.inversion.strength);
     let Some(Generation { prompts, negative, guidance, .. }) = &job.generation else {
         return Err(Failure::running("nothing was generated"));
@@ -170,12 +170,4 @@ fn check_flags(args: &GenerateArgs, job: &Checkpoint, factor: usize) -> Result<(
         session::check_same_guidance(&args.guidance, generation.guidance)?;
     }
     Ok(())
-}
-
-/// The size the model was trained at.
-fn model_size(folder: &ModelFolder) -> ImageSize {
-    let factor = folder.vae_config().factor();
-    // 64 latents a side are diffusers' own default.
-    let [height, width] = folder.unet_config().sample_size.unwrap_or([64, 64]);
-    ImageSize { width: width * factor, height: height * factor }
 }

@@ -1,9 +1,10 @@
-//! `edict info`: what a model folder holds.
+//! `edict info`: what a model holds.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use edict_candle::CandleBackend;
+use edict_demo_model::{SAMPLES, Sample};
 use edict_stable_diffusion::{
     DType, KeyRole, ModelFolder, PredictionType, SCHEDULER_KEYS, StableDiffusion, TEXT_ENCODER_KEYS,
     UNET_KEYS, VAE_KEYS, WeightFile,
@@ -12,11 +13,12 @@ use serde_json::{Map, Value, json};
 
 use crate::args::InfoArgs;
 use crate::failure::Failure;
+use crate::progress::Reporter;
 use crate::report::Report;
 use crate::session;
 
-pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
-    let folder = session::open_folder(&args.model)?;
+pub(crate) fn run(args: &InfoArgs, reporter: &Reporter) -> Result<Report, Failure> {
+    let folder = session::open_folder(args.model.as_deref(), reporter)?;
     let tokenizer = folder.tokenizer()?;
     let (unet, vae, text) = (folder.unet_config(), folder.vae_config(), folder.text_encoder_config());
     let scheduler = folder.scheduler_config();
@@ -34,7 +36,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
     let fingerprint = folder.fingerprint()?;
 
     let mut settings = Map::new();
-    settings.insert("model".to_owned(), args.model.to_string_lossy().into());
+    settings.insert("model".to_owned(), folder.path().to_string_lossy().into());
     let mut report = Report::without_model("info", settings, &[]);
     report.answers = true;
     let text_out = &mut report.text;
@@ -108,6 +110,14 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Report, Failure> {
         }),
     );
     report.json.insert("ignored".to_owned(), json!({ "tensors": unused, "settings": keys }));
+    if args.model.is_none() {
+        for Sample { name, caption, .. } in &SAMPLES {
+            let _ = writeln!(text_out, "sample         {name}: {caption}");
+        }
+        let samples: Map<_, _> =
+            SAMPLES.iter().map(|sample| (sample.name.to_owned(), sample.caption.into())).collect();
+        report.json.insert("samples".to_owned(), samples.into());
+    }
     Ok(report)
 }
 

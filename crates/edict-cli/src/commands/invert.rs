@@ -10,8 +10,9 @@ use serde_json::json;
 
 use crate::args::InvertArgs;
 use crate::failure::Failure;
+use crate::input::Input;
 use crate::progress::Reporter;
-use crate::report::{Report, insert_guidance, insert_image_args, noise_json, noise_quality};
+use crate::report::{Report, insert_guidance, noise_json, noise_quality};
 use crate::run;
 use crate::session::{self, Session};
 use crate::settings::{
@@ -19,20 +20,25 @@ use crate::settings::{
 };
 
 pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Failure> {
+    let input = match args.resume {
+        Some(_) => None,
+        None => Some(Input::choose(&args.image, &args.model, args.prompt.as_deref(), "--prompt")?),
+    };
     session::check_outputs([args.output.as_path()])?;
     let kept = match &args.resume {
         Some(path) => Some(session::read_checkpoint(path, "invert")?),
         None => None,
     };
-    let folder = session::open_folder(&args.model.model)?;
+    let folder = session::open_folder(args.model.model.as_deref(), reporter)?;
     let factor = folder.vae_config().factor();
-    let (session, mut job) = match kept {
-        Some(job) => {
+    let (session, mut job) = match (kept, &input) {
+        (Some(job), _) => {
             check_resumed(args, &job, factor)?;
             session::check_model(&job, &folder, args.resume.as_deref())?;
             (session::resume(&args.model, &folder, &job, reporter)?, job)
         }
-        None => {
+        (None, None) => return Err(Failure::usage("there is nothing to invert")),
+        (None, Some(input)) => {
             let settings = RunSettings::new(&args.run, 0.8, reporter);
             settings.must_invert()?;
             let trajectory = settings.trajectory(&folder)?;
@@ -43,7 +49,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
                 ));
             }
             report_stability(&sampler, &trajectory, reporter);
-            let image = session::read_image(&args.image, &folder, settings.sampler, reporter)?;
+            let image = input.read(&folder, settings.sampler, reporter)?;
             let session = session::load(&args.model, &folder, None, reporter)?;
             let latent = session.encode_image(&image, &args.image)?;
             let noise = sampler.state_from_image(&latent, &trajectory)?;
@@ -54,7 +60,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
                 strength: settings.strength,
                 schedule: session.model.schedule().clone(),
                 guidance: settings::guidance(&args.guidance, DEFAULT_GUIDANCE),
-                prompt: args.prompt.clone().unwrap_or_default(),
+                prompt: input.prompt.to_owned(),
                 negative: args.guidance.negative.clone().unwrap_or_default(),
                 origin: session.origin.clone(),
                 predictions: Vec::new(),
@@ -73,7 +79,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
     let pair = inversion.latents()?;
     let quality = noise_quality(&pair.x, &pair.y);
     let Inversion { sampler, trajectory, .. } = inversion;
-    let mut json = session.settings(&args.model.model);
+    let mut json = session.settings(&folder);
     insert_run(&mut json, sampler, trajectory, inversion.strength);
     insert_guidance(&mut json, "", inversion.guidance, &inversion.negative);
     json.insert("prompt".to_owned(), inversion.prompt.as_str().into());
@@ -81,8 +87,8 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
         return Err(Failure::running("the latents have no height and width"));
     };
     json.insert("size".to_owned(), vec![width * factor, height * factor].into());
-    if args.resume.is_none() {
-        insert_image_args(&mut json, &args.image);
+    if let Some(input) = &input {
+        input.insert(&mut json);
     }
     let mut report = Report::new("invert", json, &[&args.output], &session);
     report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));

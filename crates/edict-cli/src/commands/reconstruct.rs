@@ -7,6 +7,7 @@ use serde_json::{Map, json};
 
 use crate::args::{CompareArgs, GuidanceArgs, ImageArgs, ModelArgs, ReconstructArgs, RunArgs};
 use crate::failure::Failure;
+use crate::input::Input;
 use crate::measure::{Row, Subject, candidates, row_json, table};
 use crate::plot;
 use crate::progress::{Reporter, check_interrupt};
@@ -20,7 +21,7 @@ pub(crate) fn run(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report,
         session::check_picture_name(path, reporter);
     }
     let ReconstructArgs { image, prompt, model, run, guidance, output, .. } = args;
-    let job = Job { command: "reconstruct", image, prompt, model, run, guidance };
+    let job = Job { command: "reconstruct", image, prompt: prompt.as_deref(), model, run, guidance };
     // Latents in f32 are nobody's choice: they stand in the comparison alone.
     job.run(
         reporter,
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report,
 pub(crate) fn compare(args: &CompareArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs(args.plot.as_deref())?;
     let CompareArgs { image, prompt, model, run, guidance, plot, .. } = args;
-    let job = Job { command: "compare", image, prompt, model, run, guidance };
+    let job = Job { command: "compare", image, prompt: prompt.as_deref(), model, run, guidance };
     job.run(
         reporter,
         |_| true,
@@ -52,7 +53,7 @@ pub(crate) fn compare(args: &CompareArgs, reporter: &Reporter) -> Result<Report,
 struct Job<'a> {
     command: &'static str,
     image: &'a ImageArgs,
-    prompt: &'a str,
+    prompt: Option<&'a str>,
     model: &'a ModelArgs,
     run: &'a RunArgs,
     guidance: &'a GuidanceArgs,
@@ -66,19 +67,20 @@ impl Job<'_> {
         chosen: impl Fn(&str) -> bool,
         write: impl FnOnce(&[Row], f64) -> Result<Vec<&'p Path>, Failure>,
     ) -> Result<Report, Failure> {
+        let input = Input::choose(self.image, self.model, self.prompt, "--prompt")?;
         let settings = self.settings(reporter);
         let guidance = settings::guidance(self.guidance, DEFAULT_GUIDANCE);
         let negative = self.guidance.negative.clone().unwrap_or_default();
-        let folder = session::open_folder(&self.model.model)?;
+        let folder = session::open_folder(self.model.model.as_deref(), reporter)?;
         let trajectory = settings.trajectory(&folder)?;
         let edict = settings.sampler(&trajectory)?;
         report_stability(&edict, &trajectory, reporter);
-        let image = session::read_image(self.image, &folder, settings.sampler, reporter)?;
+        let image = input.read(&folder, settings.sampler, reporter)?;
         let session = session::load(self.model, &folder, None, reporter)?;
         let latent = session.encode_image(&image, self.image)?;
         let floor = session.model.decode(&latent)?;
         let subject = Subject {
-            condition: session.encode_prompts(self.prompt, &negative)?,
+            condition: session.encode_prompts(input.prompt, &negative)?,
             session: &session,
             image: &image,
             latent,
@@ -99,12 +101,12 @@ impl Job<'_> {
         let vae_mse = pixel_mse(floor.view(), image.view().into_dyn())?;
         let outputs = write(&rows, vae_mse)?;
 
-        let mut json = session.settings(&self.model.model);
+        let mut json = session.settings(&folder);
         insert_run(&mut json, &edict, &subject.trajectory, settings.strength);
         json.insert("gamma".to_owned(), settings.gamma.into());
         insert_guidance(&mut json, "", guidance, &negative);
-        json.insert("prompt".to_owned(), self.prompt.into());
-        insert_image(&mut json, self.image, &image);
+        json.insert("prompt".to_owned(), input.prompt.into());
+        insert_image(&mut json, &input, &image);
         let mut report = Report::new(self.command, json, &outputs, &session);
         table(&mut report.text, &rows, vae_mse);
         let samplers: Map<_, _> =

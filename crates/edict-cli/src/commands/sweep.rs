@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{RunArgs, SweepArgs, WeightArg};
 use crate::failure::Failure;
+use crate::input::Input;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, insert_image};
 use crate::run;
@@ -15,6 +16,7 @@ use crate::settings::{self, DEFAULT_GUIDANCE, RunSettings, insert_run, report_st
 use crate::sheet::{Tile, sheet};
 
 pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failure> {
+    let input = Input::choose(&args.image, &args.model, args.source.as_deref(), "--source")?;
     session::check_outputs([args.output.as_path()])?;
     session::check_picture_name(&args.output, reporter);
     let or = |given: &[f64], default: &[f64]| if given.is_empty() { default } else { given }.to_vec();
@@ -28,7 +30,7 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
     if args.run.strength.is_some() {
         reporter.warn("--strength has no effect: --strengths says which are drawn".to_owned());
     }
-    let folder = session::open_folder(&args.model.model)?;
+    let folder = session::open_folder(args.model.model.as_deref(), reporter)?;
     // Everything that can be refused is refused before the first run.
     let mut runs = Vec::new();
     for weight in &weights {
@@ -46,7 +48,7 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
         return Err(Failure::usage("nothing is to be drawn"));
     };
     let (name, strength) = (first.sampler, first.strength);
-    let image = session::read_image(&args.image, &folder, name, reporter)?;
+    let image = input.read(&folder, name, reporter)?;
     let session = session::load(&args.model, &folder, None, reporter)?;
     let latent = session.encode_image(&image, &args.image)?;
     let source = session::first(&session.model.decode(&latent)?)?;
@@ -69,7 +71,7 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
                 strength: settings.strength,
                 schedule: folder.schedule().clone(),
                 guidance: source_guidance,
-                prompt: args.source.clone(),
+                prompt: input.prompt.to_owned(),
                 negative: negative.clone(),
                 origin: session.origin.clone(),
                 predictions: Vec::new(),
@@ -82,7 +84,7 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
             MixingWeight::Auto => MixingWeight::Auto.resolve(&job.inversion.trajectory),
         });
         let words = weight.filter(|_| weights.len() > 1).map_or(String::new(), |p| format!(", p {p:.3}"));
-        let label = format!("strength {}{words}: {}", settings.strength, args.source);
+        let label = format!("strength {}{words}: {}", settings.strength, input.prompt);
         let mut row = vec![Tile::new(source.clone(), label)];
         for &scale in &guidances {
             job.generation = Some(Generation {
@@ -104,15 +106,15 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
     }
     session::write_picture(&sheet(&rows).insert_axis(Axis(0)).into_dyn(), &args.output)?;
 
-    let mut json = session.settings(&args.model.model);
+    let mut json = session.settings(&folder);
     insert_run(&mut json, &sampler, &trajectory, strength);
     for key in ["strength", "mixing_weight"] {
         json.remove(key);
     }
     insert_guidance(&mut json, "source_", source_guidance, &negative);
-    json.insert("source".to_owned(), args.source.as_str().into());
+    json.insert("source".to_owned(), input.prompt.into());
     json.insert("target".to_owned(), args.target.as_str().into());
-    insert_image(&mut json, &args.image, &image);
+    insert_image(&mut json, &input, &image);
     let mut report = Report::new("sweep", json, &[&args.output], &session);
     report.json.insert("cells".to_owned(), Value::Array(cells));
     Ok(report)

@@ -1,8 +1,10 @@
 //! The command line.
 
 mod dataset;
+mod draw;
 mod sheet;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -23,6 +25,21 @@ enum Command {
     Dataset(Dataset),
     /// Write a contact sheet: scenes, or scenes beside their edits with the changed region.
     Show(Show),
+    /// Write one picture, and print the caption that names every attribute.
+    Draw(Draw),
+}
+
+#[derive(Debug, Args)]
+struct Draw {
+    /// Seed of the scene
+    #[arg(long)]
+    seed: u64,
+    /// Side of the picture in pixels
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// PNG file to write
+    #[arg(long)]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -97,5 +114,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), ProgramError> {
     match &arguments.command {
         Command::Dataset(options) => dataset::write(options),
         Command::Show(options) => sheet::write(options),
+        Command::Draw(options) => draw::write(options),
     }
+}
+
+/// Prints a line; a reader that has gone away is an error like any other.
+fn say(line: &str) -> Result<(), ProgramError> {
+    writeln!(std::io::stdout().lock(), "{line}").map_err(ProgramError::write(Path::new("standard output")))
 }

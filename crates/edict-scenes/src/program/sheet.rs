@@ -1,12 +1,9 @@
 //! Contact sheets.
 
-use std::io::{self, Write};
-use std::path::Path;
-
 use edict_scenes::{Attribute, EditCase, Picture, Scene};
 use image::{Rgb, RgbImage};
 
-use super::{ProgramError, Show};
+use super::{ProgramError, Show, say};
 
 const GAP: usize = 4;
 const LIMIT: usize = 16_384;
@@ -59,11 +56,6 @@ pub(super) fn write(options: &Show) -> Result<(), ProgramError> {
         .image
         .save(&options.out)
         .map_err(|source| ProgramError::Encode { path: options.out.clone(), source })
-}
-
-/// Prints a line; a reader that has gone away is an error like any other.
-fn say(line: &str) -> Result<(), ProgramError> {
-    writeln!(io::stdout().lock(), "{line}").map_err(ProgramError::write(Path::new("standard output")))
 }
 
 fn scenes(options: &Show) -> Result<Sheet, ProgramError> {
