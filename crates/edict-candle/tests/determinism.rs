@@ -15,11 +15,17 @@ fn run(backend: &CandleBackend) -> Vec<ArrayD<f64>> {
     let conv = backend
         .load_conv2d(raw(&values(&[72, 64, 3, 3], 3)), Some(raw(&values(&[72], 4))), geometry)
         .unwrap();
+    // As many channels as the quicker way of convolving asks for.
+    let wide_image = backend.upload(values(&[2, 96, 45, 37], 9).view()).unwrap();
+    let wide = backend
+        .load_conv2d(raw(&values(&[112, 96, 3, 3], 10)), Some(raw(&values(&[112], 11))), geometry)
+        .unwrap();
     let linear = backend.load_linear(raw(&values(&[200, 64], 5)), Some(raw(&values(&[200], 6)))).unwrap();
     let norm = backend.load_norm(raw(&values(&[64], 7)), raw(&values(&[64], 8))).unwrap();
     let causal = AttentionOptions { causal: true, upcast: false };
     [
         backend.conv2d(&image, &conv),
+        backend.conv2d(&wide_image, &wide),
         backend.linear(&tokens, &linear),
         backend.group_norm_silu(&image, &norm, 8, 1e-5),
         backend.layer_norm(&tokens, &norm, 1e-5),

@@ -42,7 +42,7 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
             let out = with_slice(&pixels(image)?, |image: &[T]| {
                 with_bias(bias.as_ref(), |bias| {
                     let windows = Windows::new(image, [batch, height, width, channels], shape, kernel, geometry);
-                    convolve(&windows, panels, bias)
+                    T::convolve(&windows, panels, bias)
                 })
             })???;
             pixels_to_image(&Tensor::from_vec(out, &shape, image.device())?)
@@ -50,7 +50,12 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
     })
 }
 
-fn convolve<T: Real>(windows: &Windows<'_, T>, panels: &Panels, bias: Option<&[T]>) -> Result<Vec<T>> {
+/// Convolves in one of the ways that suit every element type.
+pub(super) fn convolve<T: Real>(
+    windows: &Windows<'_, T>,
+    panels: &Panels,
+    bias: Option<&[T]>,
+) -> Result<Vec<T>> {
     let rows = windows.batch * windows.out[0] * windows.out[1];
     if windows.kernel == 1 && windows.out == windows.size && windows.padding == 0 {
         return product(rows, &Matrix { elements: windows.image, width: windows.channels }, panels, bias);
@@ -63,22 +68,22 @@ fn convolve<T: Real>(windows: &Windows<'_, T>, panels: &Panels, bias: Option<&[T
 }
 
 /// Which pixels each output pixel sees.
-struct Windows<'a, T> {
+pub(crate) struct Windows<'a, T> {
     /// `[batch, height, width, channels]`.
     image: &'a [T],
-    batch: usize,
+    pub(super) batch: usize,
     size: [usize; 2],
-    channels: usize,
-    out: [usize; 2],
-    kernel: usize,
-    stride: usize,
+    pub(super) channels: usize,
+    pub(super) out: [usize; 2],
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
     padding: usize,
     /// A pixel outside the image.
     outside: Vec<T>,
 }
 
 impl<'a, T: Real> Windows<'a, T> {
-    fn new(
+    pub(super) fn new(
         image: &'a [T],
         [batch, height, width, channels]: [usize; 4],
         [_, out_height, out_width, _]: [usize; 4],
@@ -95,6 +100,19 @@ impl<'a, T: Real> Windows<'a, T> {
             stride: geometry.stride,
             padding: geometry.padding_before,
             outside: vec![T::zero(); channels],
+        }
+    }
+
+    /// The channels of a pixel; `y` and `x` count from where the padding begins.
+    #[inline(always)]
+    pub(super) fn pixel(&self, item: usize, y: usize, x: usize) -> &[T] {
+        let [height, width] = self.size;
+        // Outside to the left or above, the differences wrap round and are far too large.
+        let (y, x) = (y.wrapping_sub(self.padding), x.wrapping_sub(self.padding));
+        if y < height && x < width {
+            &self.image[((item * height + y) * width + x) * self.channels..][..self.channels]
+        } else {
+            &self.outside
         }
     }
 
@@ -120,17 +138,10 @@ impl<T: Real> Rows<T> for Windows<'_, T> {
 
     #[inline(always)]
     fn slice(&self, place: usize, row: usize) -> &[T] {
-        let ([height, width], [out_height, out_width]) = (self.size, self.out);
+        let [out_height, out_width] = self.out;
         let (row, x) = (row / out_width, row % out_width);
         let (item, y) = (row / out_height, row % out_height);
-        // Outside to the left or above, the differences wrap round and are far too large.
-        let y = (y * self.stride + place / self.kernel).wrapping_sub(self.padding);
-        let x = (x * self.stride + place % self.kernel).wrapping_sub(self.padding);
-        if y < height && x < width {
-            &self.image[((item * height + y) * width + x) * self.channels..][..self.channels]
-        } else {
-            &self.outside
-        }
+        self.pixel(item, y * self.stride + place / self.kernel, x * self.stride + place % self.kernel)
     }
 }
 

@@ -83,30 +83,41 @@ pub(crate) struct Task<'a, T> {
     pub(crate) out: Vec<&'a mut [T]>,
 }
 
-/// Divides a result of rows of `width` among the threads.
+/// Divides the result of a product among the threads.
 fn tasks<T>(out: &mut [T], width: usize) -> Vec<Task<'_, T>> {
-    if width == 0 {
+    let rows = if width == 0 { 0 } else { out.len() / width };
+    divide(out, width, (0..rows).step_by(ROW_BLOCK).map(|row| ROW_BLOCK.min(rows - row)))
+}
+
+/// Divides a result of rows of `width` in blocks of rows, and in columns too where the blocks are few for the threads.
+pub(crate) fn divide<T>(
+    mut out: &mut [T],
+    width: usize,
+    blocks: impl ExactSizeIterator<Item = usize>,
+) -> Vec<Task<'_, T>> {
+    if out.is_empty() {
         return Vec::new();
     }
-    let rows = out.len() / width;
-    // Several tasks a thread, since some threads are late; columns are divided when there are few rows.
+    // Several tasks a thread, since some threads are late.
     let wanted = 4 * rayon::current_num_threads();
-    let row_tasks = rows.div_ceil(ROW_BLOCK).max(1);
-    let column_tasks = wanted.div_ceil(row_tasks).min(width.div_ceil(2 * PANEL)).max(1);
-    let columns = width.div_ceil(column_tasks).next_multiple_of(2 * PANEL);
+    let columns = wanted.div_ceil(blocks.len().max(1)).min(width.div_ceil(2 * PANEL)).max(1);
+    let columns = width.div_ceil(columns).next_multiple_of(2 * PANEL);
     let mut tasks: Vec<Task<'_, T>> = Vec::new();
-    for (block, out) in out.chunks_mut(ROW_BLOCK * width).enumerate() {
+    let mut first_row = 0;
+    for rows in blocks {
         let at = tasks.len();
         tasks.extend((0..width).step_by(columns).map(|first_column| Task {
-            first_row: block * ROW_BLOCK,
+            first_row,
             first_column,
             out: Vec::new(),
         }));
-        for row in out.chunks_mut(width) {
+        let (block, rest) = out.split_at_mut(rows * width);
+        for row in block.chunks_mut(width) {
             for (task, part) in tasks[at..].iter_mut().zip(row.chunks_mut(columns)) {
                 task.out.push(part);
             }
         }
+        (out, first_row) = (rest, first_row + rows);
     }
     tasks
 }

@@ -14,6 +14,7 @@ mod real;
 pub(crate) mod shape;
 mod sum;
 mod vector;
+mod winograd;
 
 use candle_core::{DType, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};

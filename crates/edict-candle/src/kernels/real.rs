@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use candle_core::WithDType;
 
-use super::Vectored;
-use super::panels::{Storable, Stored, widened};
+use super::conv::{self, Windows};
+use super::panels::{Panels, Storable, Stored, widened};
+use super::{Vectored, winograd};
+use crate::error::Result;
 
 /// `f32` or `f64`: what kernels on the CPU compute in; half formats are widened first.
 pub(crate) trait Real: WithDType + Storable + Vectored {
@@ -23,6 +25,11 @@ pub(crate) trait Real: WithDType + Storable + Vectored {
         range: Range<usize>,
         scratch: &'a mut Vec<Self>,
     ) -> Option<&'a [Self]>;
+
+    /// Convolves in the way that is quickest for the element type.
+    fn convolve(windows: &Windows<'_, Self>, panels: &Panels, bias: Option<&[Self]>) -> Result<Vec<Self>> {
+        conv::convolve(windows, panels, bias)
+    }
 
     /// Computes `self / (1 + e^-self)`.
     #[inline(always)]
@@ -75,6 +82,15 @@ impl Real for f32 {
     #[inline(always)]
     fn exp(self) -> Self {
         exp_f32(self)
+    }
+
+    fn convolve(windows: &Windows<'_, Self>, panels: &Panels, bias: Option<&[Self]>) -> Result<Vec<Self>> {
+        panels.check::<Self>()?;
+        if winograd::pays(windows, panels.outputs()) {
+            Ok(winograd::convolve(windows, panels, bias))
+        } else {
+            conv::convolve(windows, panels, bias)
+        }
     }
 
     #[inline(always)]
