@@ -40,8 +40,7 @@ impl CandleBackend {
     /// Computes on `threads` threads of its own (0: as many as rayon finds fit). Results do not depend on the number.
     ///
     /// Every operation hands its work over to these threads, which takes some microseconds; a whole computation inside
-    /// [`Self::install`] is handed over once. Matrix products are candle's, which splits them in as many parts as the
-    /// machine has physical cores (or `RAYON_NUM_THREADS` says): more threads than that do not speed them up.
+    /// [`Self::install`] is handed over once.
     ///
     /// # Errors
     /// [`CandleError::Threads`] if they cannot be started.

@@ -85,7 +85,7 @@ pub(crate) struct Task<'a, T> {
 
 /// Divides the result of a product among the threads.
 fn tasks<T>(out: &mut [T], width: usize) -> Vec<Task<'_, T>> {
-    let rows = if width == 0 { 0 } else { out.len() / width };
+    let rows = out.len().checked_div(width).unwrap_or(0);
     divide(out, width, (0..rows).step_by(ROW_BLOCK).map(|row| ROW_BLOCK.min(rows - row)))
 }
 
