@@ -39,7 +39,7 @@ def tokenizer(folder):
     letters = [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
     start, end = "<|startoftext|>", "<|endoftext|>"
     vocabulary = {token: i for i, token in enumerate(letters + [letter + "</w>" for letter in letters] + [start, end])}
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     config = {
@@ -55,7 +55,7 @@ def tokenizer(folder):
 
 def main():
     shape, out = SHAPES[sys.argv[1]], Path(sys.argv[2])
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     UNet2DConditionModel(
         sample_size=64,

@@ -50,7 +50,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "")]
     only: String,
     /// Leaves the kernels out
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kernels_only")]
     networks_only: bool,
     /// Prints one JSON object
     #[arg(long)]
@@ -120,7 +120,12 @@ fn make_model(folder: &Path, options: &Options) -> Result<(), Fault> {
     };
     eprintln!("making {}", folder.display());
     let script = peer::scripts().join("models.py");
-    let status = std::process::Command::new(python).arg(script).arg(&options.shape).arg(folder).status()?;
+    let status = std::process::Command::new(python)
+        .arg(script)
+        .arg(&options.shape)
+        .arg(folder)
+        .stdout(std::io::stderr())
+        .status()?;
     if status.success() { Ok(()) } else { Err(format!("models.py ended with {status}").into()) }
 }
 

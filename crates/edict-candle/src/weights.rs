@@ -95,7 +95,11 @@ impl Weight {
         if !weight.device().is_cpu() {
             return Ok(Self::Tensor(weight));
         }
-        let (storage, _) = weight.storage_and_layout();
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        if layout.start_offset() != 0 {
+            return Err(misfit("pack", "a weight at the start of its storage", &[weight.dims()]));
+        }
         let Storage::Cpu(storage) = &*storage else {
             return Err(CandleError::ElementType { operation: "pack", found: weight.dtype() });
         };

@@ -27,6 +27,10 @@ fn convolves_with_every_window_stride_and_padding() {
         (1, 2, 2, 3, 2, 3, 1, 2, 3),
         (1, 2, 1, 4, 3, 3, 2, 4, 0),
         (2, 33, 17, 19, 29, 3, 1, 1, 1),
+        (1, 2, 2, 2, 3, 1, 2, 0, 1),
+        // Channels enough for the quicker way of convolving.
+        (2, 96, 17, 18, 48, 3, 1, 1, 1),
+        (1, 96, 15, 14, 32, 3, 1, 1, 2),
     ];
     for (batch, channels, height, width, outputs, kernel, stride, padding_before, padding_after) in cases {
         let image = values(&[batch, channels, height, width], 1);

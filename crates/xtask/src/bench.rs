@@ -26,7 +26,8 @@ pub(crate) fn run(package: &str, options: &[String]) -> ExitCode {
 /// Times the networks beside PyTorch, which is installed under `target/` first where no other Python is named.
 pub(crate) fn networks(options: &[String]) -> ExitCode {
     let mut options = options.to_vec();
-    if !options.iter().any(|option| option == "--python" || option.starts_with("--python=")) {
+    let needless = ["--python", "--help", "-h", "--version"];
+    if !options.iter().any(|option| needless.contains(&option.as_str()) || option.starts_with("--python=")) {
         match python() {
             Ok(python) => options.extend(["--python".to_owned(), python.to_string_lossy().into_owned()]),
             Err(reason) => {

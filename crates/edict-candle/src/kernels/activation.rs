@@ -1,9 +1,9 @@
 //! Activation functions and sums, element by element.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
 use super::{Real, RowKernel, by_width, filled, in_memory, in_wide, misfit, pixels, widen, with_slice};
-use crate::error::{CandleError, Result};
+use crate::error::Result;
 
 /// Elements of a row where rows have no meaning.
 const WIDTH: usize = 1 << 14;
@@ -56,13 +56,7 @@ impl<T: Real, F: Function> RowKernel<T> for Map<'_, T, F> {
 }
 
 fn map(operation: &'static str, x: &Tensor, function: impl Function) -> Result<Tensor> {
-    in_wide(x, |x| {
-        in_memory(x, |x| match x.dtype() {
-            DType::F32 => map_cpu::<f32>(x, function),
-            DType::F64 => map_cpu::<f64>(x, function),
-            found => Err(CandleError::ElementType { operation, found }),
-        })
-    })
+    in_wide(x, |x| in_memory(x, |x| by_width!(operation, x, T => map_cpu::<T>(x, function))))
 }
 
 fn map_cpu<T: Real>(x: &Tensor, function: impl Function) -> Result<Tensor> {

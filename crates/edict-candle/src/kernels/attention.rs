@@ -127,7 +127,8 @@ fn attention_cpu<T: Real>(query: &[T], key: &[T], value: &[T], batch: usize, siz
         })
         .collect();
     let fair = (batch * n).div_ceil(4 * rayon::current_num_threads());
-    let queries = fair.next_multiple_of(12).min(QUERIES);
+    // Causal queries share what they do not see with those beside them, times zero: which those are must not depend on the threads.
+    let queries = if sizes.causal { QUERIES } else { fair.next_multiple_of(12).min(QUERIES) };
     let blocks: Vec<_> = (out.chunks_mut(n * channels).zip(query.chunks(n * channels)).enumerate())
         .flat_map(|(item, (out, query))| {
             let heads = &packed[item * heads..][..heads];
@@ -269,6 +270,14 @@ impl<T: Real> Running<T> {
             return;
         }
         let max = larger(self.max, largest(scores));
+        if max == T::of(f64::NEG_INFINITY) {
+            // No score that counts has come yet; one that is not a number stays so.
+            for score in scores.iter_mut() {
+                *score = if score.wide().is_nan() { *score } else { T::zero() };
+            }
+            self.sum += sum(scores, |weight| weight);
+            return;
+        }
         if max != self.max {
             let factor = ((self.max - max) * scale).exp();
             self.sum *= factor.wide();

@@ -57,7 +57,7 @@ pub(super) fn convolve<T: Real>(
     bias: Option<&[T]>,
 ) -> Result<Vec<T>> {
     let rows = windows.batch * windows.out[0] * windows.out[1];
-    if windows.kernel == 1 && windows.out == windows.size && windows.padding == 0 {
+    if windows.kernel == 1 && windows.stride == 1 && windows.padding == 0 && windows.out == windows.size {
         return product(rows, &Matrix { elements: windows.image, width: windows.channels }, panels, bias);
     }
     if windows.channels < FEW_CHANNELS {

@@ -14,8 +14,8 @@ use super::panels::{PANEL, Panels};
 use super::{Real, Vectored};
 use crate::error::Result;
 
-/// Terms summed in registers before they are added to the result: a block of two panels of f32 fits the first cache, and errors
-/// grow with the length of short sums only.
+/// Terms summed in registers before they are added to the result: a block of two panels of f32 is 40 KiB, about a first cache. Short
+/// sums, added up, err less than one long one.
 const DEPTH_BLOCK: usize = 320;
 
 /// Rows that are done together, for the second cache to hold their part of a block. Divided by every tile's height.
@@ -77,6 +77,8 @@ pub(crate) fn product<T: Real>(
 
 /// A rectangle of the result.
 pub(crate) struct Task<'a, T> {
+    /// Which of the blocks of rows it lies in.
+    pub(crate) block: usize,
     pub(crate) first_row: usize,
     /// A multiple of the panels' width.
     pub(crate) first_column: usize,
@@ -104,9 +106,10 @@ pub(crate) fn divide<T>(
     let columns = width.div_ceil(columns).next_multiple_of(2 * PANEL);
     let mut tasks: Vec<Task<'_, T>> = Vec::new();
     let mut first_row = 0;
-    for rows in blocks {
+    for (number, rows) in blocks.enumerate() {
         let at = tasks.len();
         tasks.extend((0..width).step_by(columns).map(|first_column| Task {
+            block: number,
             first_row,
             first_column,
             out: Vec::new(),
@@ -135,7 +138,7 @@ impl<T: Real, L: Rows<T>> WithSimd for Part<'_, '_, T, L> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { task: Task { first_row, first_column, mut out }, left, right, bias } = self;
+        let Self { task: Task { first_row, first_column, mut out, .. }, left, right, bias } = self;
         let Some(width) = out.first().map(|row| row.len()) else { return };
         let (segments, length) = (left.segments(), left.length());
         if segments * length == 0 {
