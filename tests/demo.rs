@@ -277,6 +277,19 @@ fn an_inversion_is_generated_from_to_every_bit_without_naming_the_model() {
 }
 
 #[test]
+fn a_file_of_another_model_without_model_is_told_that_the_demo_was_taken() {
+    let (made, desk) = (Desk::new(), Desk::new());
+    let with = |call: Edict| call.with("--model", model("tiny-sd1")).args("--steps 2 --quiet");
+    let invert = made.call("invert", "inversion").with("--image", image("photo-64.png"));
+    with(invert.with("--prompt", "a photo")).run().succeeds();
+    let generate = desk.call("generate", "back.png").with("--inversion", made.at("inversion"));
+    desk.refuses(&generate, 1, &["another model", "no --model was given", "demo model", "by --model"]);
+    // Whoever has named a model is not told of the demo.
+    let other = generate.with("--model", model("tiny-sd2")).arg("--quiet").run().error(1);
+    assert!(other.contains("another model") && !other.contains("demo"), "{other}");
+}
+
+#[test]
 fn fresh_noise_becomes_a_picture_of_the_models_own_size() {
     let desk = Desk::new();
     let report = desk.call("generate", "new.png").args("--steps 2").with("--prompt", "a red car").json();
