@@ -137,6 +137,15 @@ fn samples_that_do_not_exist_or_do_not_fit_are_refused_in_a_line() {
 }
 
 #[test]
+fn a_sample_does_not_go_with_a_checkpoint_which_has_its_picture() {
+    let desk = Desk::new();
+    for call in [desk.edit(), desk.call("invert", "inversion")] {
+        let call = call.args("--sample car").with("--resume", desk.at("out.png.part.safetensors"));
+        desk.refuses(&call, 2, &["--sample", "--resume", "cannot be used with"]);
+    }
+}
+
+#[test]
 fn a_picture_of_ones_own_needs_a_prompt_and_another_model_a_picture() {
     let desk = Desk::new();
     for (call, prompt) in desk.readers() {
