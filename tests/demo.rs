@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use edict_demo_model::SAMPLES;
+use edict_scenes::{Colour, Edit, Ground, HELD_OUT, Scene, Sky, Wording};
 use image::GenericImageView;
 use serde_json::json;
 use support::golden::model;
@@ -133,6 +134,15 @@ fn samples_that_do_not_exist_or_do_not_fit_are_refused_in_a_line() {
         desk.refuses(&call.clone().arg("zebra"), 2, &[&["zebra"], &names[..]].concat());
         desk.refuses(&call.clone().arg("car").with("--image", &picture), 2, &["--sample", "--image"]);
         desk.refuses(&call.arg("car").with("--model", model("tiny-sd1")), 2, &["--sample", "--model"]);
+    }
+}
+
+#[test]
+fn a_sample_does_not_go_with_a_checkpoint_which_has_its_picture() {
+    let desk = Desk::new();
+    for call in [desk.edit(), desk.call("invert", "inversion")] {
+        let call = call.args("--sample car").with("--resume", desk.at("out.png.part.safetensors"));
+        desk.refuses(&call, 2, &["--sample", "--resume", "cannot be used with"]);
     }
 }
 
@@ -277,11 +287,89 @@ fn an_inversion_is_generated_from_to_every_bit_without_naming_the_model() {
 }
 
 #[test]
+fn a_file_of_another_model_without_model_is_told_that_the_demo_was_taken() {
+    let (made, desk) = (Desk::new(), Desk::new());
+    let with = |call: Edict| call.with("--model", model("tiny-sd1")).args("--steps 2 --quiet");
+    let invert = made.call("invert", "inversion").with("--image", image("photo-64.png"));
+    with(invert.with("--prompt", "a photo")).run().succeeds();
+    let generate = desk.call("generate", "back.png").with("--inversion", made.at("inversion"));
+    desk.refuses(&generate, 1, &["another model", "no --model was given", "demo model", "by --model"]);
+    // Whoever has named a model is not told of the demo.
+    let other = generate.with("--model", model("tiny-sd2")).arg("--quiet").run().error(1);
+    assert!(other.contains("another model") && !other.contains("demo"), "{other}");
+}
+
+#[test]
 fn fresh_noise_becomes_a_picture_of_the_models_own_size() {
     let desk = Desk::new();
     let report = desk.call("generate", "new.png").args("--steps 2").with("--prompt", "a red car").json();
     assert_eq!(report["settings"]["model"], "demo");
     assert_eq!(desk.size("new.png"), (64, 64));
+}
+
+/// Mean squared difference of two pictures, bytes taken as [0, 1], over the pixels for which `region` is `inside`.
+fn apart(a: &[u8], b: &[u8], region: &[bool], inside: bool) -> f64 {
+    let pixels = a.chunks_exact(3).zip(b.chunks_exact(3)).zip(region).filter(|(_, at)| **at == inside);
+    let squares: Vec<f64> = pixels
+        .flat_map(|((a, b), _)| a.iter().zip(b).map(|(a, b)| (f64::from(a.abs_diff(*b)) / 255.0).powi(2)))
+        .collect();
+    squares.iter().sum::<f64>() / squares.len() as f64
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "160 calls of a network: minutes without optimization")]
+fn an_edit_with_the_defaults_changes_what_the_prompt_names_and_keeps_the_rest() {
+    // The scene of the default sample, whose picture edict-demo-model checks against this seed.
+    let source = Scene::from_seed(HELD_OUT + 760);
+    assert_eq!(source.caption(&Wording::COMPLETE), SAMPLES[0].caption);
+    let target = Edit::Colour(Colour::Blue).apply(&source);
+    let render = |scene: &Scene| scene.render(64).unwrap();
+    let (before, after) = (render(&source), render(&target));
+    let region = before.changed(&after).unwrap();
+
+    let desk = Desk::new();
+    let pixels = |name: &str| image::open(desk.at(name)).unwrap().into_rgb8().into_raw();
+    let edit = |output: &str, flags: &str| {
+        let call = desk.call("edit", output).with("--target", target.caption(&Wording::COMPLETE));
+        call.args(flags).arg("--quiet").run().succeeds();
+        pixels(output)
+    };
+    let (edited, autoencoder) = (edit("edited.png", ""), edit("autoencoder.png", "--strength 0"));
+
+    let becomes = |picture: &[u8], wanted: &[u8], had: &[u8]| {
+        let [to, from] = [wanted, had].map(|other| apart(picture, other, &region, true));
+        println!("inside: {to:.5} from what is wanted, {from:.5} from what was there");
+        to < from
+    };
+    assert!(becomes(&edited, after.bytes(), before.bytes()));
+    // Neither an edit that does nothing nor one the other way passes for this one.
+    assert!(!becomes(&autoencoder, after.bytes(), before.bytes()));
+    assert!(!becomes(&edited, before.bytes(), after.bytes()));
+
+    // The scenery lies outside the square that holds any object in this place, and a latent (4 pixels) further out.
+    let [left, top, right, bottom] = source.object.bounds().map(|place| place * 64.0);
+    let object: Vec<bool> = (0..64 * 64)
+        .map(|i| ((i % 64) as f32, (i / 64) as f32))
+        .map(|(x, y)| x > left - 5.0 && x < right + 4.0 && y > top - 5.0 && y < bottom + 4.0)
+        .collect();
+    let edits = Sky::ALL.map(Edit::Sky).into_iter().chain(Ground::ALL.map(Edit::Ground));
+    let others = edits.map(|edit| edit.apply(&source)).filter(|scene| *scene != source);
+    let others: Vec<Vec<u8>> = others.map(|scene| render(&scene).bytes().to_vec()).collect();
+    // A small model draws another house, and its outline and door lie outside the region; and the autoencoder has its loss. What
+    // bounds both are the changes that the prompt does not ask for, another sky or ground. All that is outside the region must
+    // stay nearer to the source than to any scene with one, and the scenery must differ by less than the mildest one does.
+    let keeps = |picture: &[u8]| {
+        let nearest = |to: &[u8], region: &[bool]| {
+            others.iter().map(|other| apart(to, other, region, false)).fold(f64::INFINITY, f64::min)
+        };
+        let outside = [apart(picture, before.bytes(), &region, false), nearest(picture, &region)];
+        let scenery = [apart(picture, before.bytes(), &object, false), nearest(before.bytes(), &object)];
+        println!("outside and scenery: {outside:.5?} {scenery:.5?}, each to be below what stands beside it");
+        outside[0] < outside[1] && scenery[0] < scenery[1]
+    };
+    assert!(keeps(&edited) && keeps(&autoencoder));
+    // None of these changes passes for a picture that was kept.
+    assert!(others.len() == 5 && others.iter().all(|other| !keeps(other)));
 }
 
 #[test]

@@ -125,7 +125,11 @@ def write(options):
 
 def check(options):
     picture = export.check(options.folder)
-    low, high = np.asarray(picture).min(), np.asarray(picture).max()
+    pixels = np.asarray(picture)
+    low, high = pixels.min(), pixels.max()
+    # Numbers that are not finite become a black picture on their way to bytes.
+    if not (np.isfinite(pixels).all() and low < high):
+        raise ValueError(f"the picture shows nothing: values {low} to {high}")
     print(f"{type(picture).__name__} {picture.width}x{picture.height}, {picture.mode}, values {low} to {high}")
     if options.picture:
         picture.save(options.picture)

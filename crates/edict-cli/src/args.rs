@@ -148,8 +148,8 @@ pub(crate) struct InvertArgs {
     /// Generate the picture again at once, and write nothing unless every bit comes back
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Go on from the checkpoint that an interrupted run has left; its settings are kept
-    #[arg(long, value_name = "PART.safetensors")]
+    /// Go on from the checkpoint that an interrupted run has left; its settings and picture are kept
+    #[arg(long, value_name = "PART.safetensors", conflicts_with = "sample")]
     pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -216,8 +216,8 @@ pub(crate) struct EditArgs {
     /// Also write source, reconstruction, edits and their differences side by side
     #[arg(long, value_name = "SHEET.png")]
     pub(crate) sheet: Option<PathBuf>,
-    /// Go on from the checkpoint that an interrupted run has left; its settings are kept
-    #[arg(long, value_name = "PART.safetensors")]
+    /// Go on from the checkpoint that an interrupted run has left; its settings and picture are kept
+    #[arg(long, value_name = "PART.safetensors", conflicts_with = "sample")]
     pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,

@@ -276,17 +276,24 @@ pub(crate) fn read_checkpoint(path: &Path, command: &str) -> Result<Checkpoint, 
     )))
 }
 
-/// Checks that a job was begun with this model, and that its latents are of the model's kind.
+/// Checks that a job was begun with this model, `model` by its name, and that its latents are of the model's kind.
 pub(crate) fn check_model(
     job: &Checkpoint,
     folder: &ModelFolder,
+    model: Option<&Path>,
     path: Option<&Path>,
 ) -> Result<(), Failure> {
     let named = |text: String| match path {
         Some(path) => Failure::running(format!("{}: {text}", path.display())),
         None => Failure::running(text),
     };
-    job.inversion.check_model(&folder.fingerprint()?).map_err(|error| named(chain(&error)))?;
+    let untold = match model {
+        Some(_) => "",
+        None => "; no --model was given, so the demo model was taken: name the model's folder by --model",
+    };
+    job.inversion
+        .check_model(&folder.fingerprint()?)
+        .map_err(|error| named(format!("{}{untold}", chain(&error))))?;
     let channels = folder.vae_config().latent_channels;
     match *job.inversion.image_latent.shape() {
         // Of a batch only one picture could be written.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use edict_scenes::Attribute;
 
 use crate::bootstrap::interval;
-use crate::runs::{Run, methods};
+use crate::runs::{Run, is_local, methods};
 use crate::score::written;
 
 /// An edit that loses no more than this many dB to the autoencoder alone has kept what it should.
@@ -29,9 +29,10 @@ fn best_of_attribute(runs: &[Run], method: &str, place: usize, kept: bool) -> Op
 pub(crate) fn markdown(runs: &[Run]) -> String {
     let words = Attribute::ALL.map(Attribute::word).join(" | ");
     let mut text = format!(
-        "\n## One setting for all edits\n\nWhere most succeed. The last two columns are of the local edits, kind and colour.\n\n\
-         | method | at | success (95%) | {words} | preservation | autoencoder | local preservation | autoencoder |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n"
+        "\n## One setting for all edits\n\nWhere most succeed. Intervals here and for each attribute hold the setting fixed, so they are \
+         lower bounds. The columns called local are of the edits of kind and colour.\n\n\
+         | method | at | calls | success (95%) | {words} | preservation | autoencoder | local preservation | local autoencoder | \
+         refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
     );
     // Writing to a string cannot fail.
     for method in methods(runs) {
@@ -41,35 +42,38 @@ pub(crate) fn markdown(runs: &[Run]) -> String {
         let [low, high] = interval(&run.successes());
         let _ = writeln!(
             text,
-            "| {method} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {} | {} | {} | {} |",
+            "| {method} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {} | {} | {} | {} | {} |",
             run.setting,
+            run.calls,
             run.success(),
             written(run.preservation()),
             written(run.floor()),
             written(local.preservation()),
             written(local.floor()),
+            run.refused(),
         );
     }
     let _ = write!(
         text,
         "\n## The best setting for each attribute\n\nTwice: of all settings, and of those that keep within {KEPT} dB of what the \
-         autoencoder alone keeps.\n\n| attribute | method | at | success (95%) | preservation | autoencoder | within {KEPT} dB at | \
-         success (95%) | preservation |\n|---|---|---|---|---|---|---|---|---|\n"
+         autoencoder alone keeps.\n\n| attribute | method | at | success (95%) | preservation | refused | autoencoder | \
+         within {KEPT} dB at | success (95%) | preservation | refused |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
     );
     for (place, attribute) in Attribute::ALL.into_iter().enumerate() {
         for method in methods(runs) {
             let cell = |run: &Run| {
                 let [low, high] = interval(&run.successes());
                 format!(
-                    "{} | {:.3} ({low:.3}-{high:.3}) | {}",
+                    "{} | {:.3} ({low:.3}-{high:.3}) | {} | {}",
                     run.setting,
                     run.success(),
-                    written(run.preservation())
+                    written(run.preservation()),
+                    run.refused(),
                 )
             };
             let Some(run) = best_of_attribute(runs, method, place, false) else { continue };
             let kept = best_of_attribute(runs, method, place, true)
-                .map_or("none | - | -".to_owned(), |run| cell(&run));
+                .map_or("none | - | - | -".to_owned(), |run| cell(&run));
             let _ = writeln!(
                 text,
                 "| {} | {method} | {} | {} | {kept} |",
@@ -80,10 +84,6 @@ pub(crate) fn markdown(runs: &[Run]) -> String {
         }
     }
     text
-}
-
-fn is_local(place: usize) -> bool {
-    matches!(Attribute::ALL[place], Attribute::Kind | Attribute::Colour)
 }
 
 #[cfg(test)]

@@ -11,14 +11,32 @@ pub(crate) fn interval(values: &[f64]) -> [f64; 2] {
     if values.is_empty() {
         return [f64::NAN; 2];
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut mean = || {
-        let drawn = (0..values.len()).map(|_| values[(rng.next_u64() % values.len() as u64) as usize]);
-        drawn.sum::<f64>() / values.len() as f64
+    let mean = |times: &[u32]| -> f64 {
+        times.iter().zip(values).map(|(times, value)| f64::from(*times) * value).sum::<f64>()
+            / values.len() as f64
     };
-    let mut means: Vec<f64> = (0..DRAWS).map(|_| mean()).collect();
-    means.sort_by(f64::total_cmp);
-    [means[DRAWS / 40], means[DRAWS - 1 - DRAWS / 40]]
+    middle(draws(values.len(), DRAWS).iter().map(|times| mean(times)).collect())
+}
+
+/// How often each of so many cases is drawn, when as many are drawn with replacement; from a fixed seed.
+pub(crate) fn draws(cases: usize, draws: usize) -> Vec<Vec<u32>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut draw = || {
+        let mut times = vec![0; cases];
+        for _ in 0..cases {
+            times[(rng.next_u64() % cases as u64) as usize] += 1;
+        }
+        times
+    };
+    (0..draws).map(|_| draw()).collect()
+}
+
+/// The middle 95% of values; NaN of nothing.
+pub(crate) fn middle(mut values: Vec<f64>) -> [f64; 2] {
+    values.sort_by(f64::total_cmp);
+    let cut = values.len() / 40;
+    let [low, high] = [values.get(cut), values.iter().rev().nth(cut)];
+    [low, high].map(|end| end.copied().unwrap_or(f64::NAN))
 }
 
 #[cfg(test)]

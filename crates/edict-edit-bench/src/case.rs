@@ -3,12 +3,14 @@
 use edict_core::Latents;
 use edict_scenes::{Attribute, EditCase, HELD_OUT, Picture};
 use ndarray::ArrayD;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::Fault;
 
 /// A scene, its picture, and the picture that an ideal edit makes.
 pub(crate) struct Case {
-    pub(crate) number: u64,
+    /// What the scene is drawn from; no two cases have one.
+    pub(crate) seed: u64,
     pub(crate) source_caption: String,
     pub(crate) target_caption: String,
     /// `[1, 3, side, side]` in [-1, 1].
@@ -26,7 +28,7 @@ impl Case {
         let case = EditCase::from_seed(seed, attribute);
         let (source, target) = (case.source.render(side)?, case.target.render(side)?);
         Ok(Self {
-            number,
+            seed,
             source_caption: case.source_caption,
             target_caption: case.target_caption,
             changed: source.changed(&target)?,
@@ -34,6 +36,22 @@ impl Case {
             target: pixels(&target),
         })
     }
+}
+
+/// Hashes the pictures and the captions of the first case of each attribute: of other scenes other results follow.
+pub(crate) fn fingerprint(side: usize) -> Result<String, Fault> {
+    let mut hash = Xxh3::new();
+    for attribute in Attribute::ALL {
+        let case = Case::draw(attribute, 0, side)?;
+        for value in case.source.iter().chain(&case.target) {
+            hash.update(&value.to_le_bytes());
+        }
+        for caption in [&case.source_caption, &case.target_caption] {
+            hash.update(&(caption.len() as u64).to_le_bytes());
+            hash.update(caption.as_bytes());
+        }
+    }
+    Ok(format!("{:032x}", hash.digest128()))
 }
 
 fn pixels(picture: &Picture) -> Latents {

@@ -24,13 +24,15 @@ use std::time::Instant;
 
 use case::Case;
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use edict_candle::CandleBackend;
 use edict_scenes::Attribute;
 use edict_stable_diffusion::{DType, ModelFolder, StableDiffusion, pixel_mse};
-use method::{Method, Setting};
-use results::{Reconstruction, Results, key};
+use method::{Method, NAMES, Plan, Setting};
+use results::{Reconstruction, Results, ceiling_key, key};
 use score::Score;
 use serde_json::json;
+use summary::About;
 
 pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -56,7 +58,8 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_value = "10,20,50")]
     steps: Vec<usize>,
     /// Methods
-    #[arg(long, value_delimiter = ',', default_value = "edict,belm,bdia,ddim,sdedit")]
+    #[arg(long, value_delimiter = ',', default_value = "edict,belm,bdia,ddim,sdedit",
+          value_parser = PossibleValuesParser::new(NAMES))]
     methods: Vec<String>,
     /// Gamma of BDIA
     #[arg(long, default_value_t = 0.98)]
@@ -64,6 +67,9 @@ pub(crate) struct Options {
     /// Networks at work side by side, a thread each
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    /// What the report gives as its date
+    #[arg(long, value_name = "TEXT")]
+    date: Option<String>,
     /// Writes what is printed, as Markdown
     #[arg(long)]
     table: Option<PathBuf>,
@@ -76,7 +82,11 @@ pub(crate) struct Options {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => return refuse(&error),
+    };
+    match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -85,95 +95,231 @@ fn main() -> ExitCode {
     }
 }
 
+/// Answers a command line that is wrong, in one line, or one that asks for help.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    // clap's own text goes on with usage and a hint, after an empty line.
+    let text = error.render().to_string();
+    let message: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    eprintln!("{} (see --help)", message.join(" "));
+    ExitCode::from(2)
+}
+
+/// Pairs every step count with every strength and every guidance scale.
+fn plans(options: &Options, folder: &ModelFolder) -> Result<Vec<Plan>, Fault> {
+    let mut plans = Vec::new();
+    for &steps in &options.steps {
+        for &strength in &options.strength {
+            for &guidance in &options.guidance {
+                plans.push(Plan::new(Setting { guidance, strength, steps }, folder)?);
+            }
+        }
+    }
+    Ok(plans)
+}
+
+/// The side of the model's pictures.
+fn side(folder: &ModelFolder) -> usize {
+    folder.unet_config().sample_size.map_or(64, |[side, _]| side * folder.vae_config().factor())
+}
+
 fn run(options: &Options) -> Result<(), Fault> {
     let folder = match &options.model {
         Some(path) => ModelFolder::open(path)?,
         None => edict_demo_model::folder()?,
     };
     let fingerprint = folder.fingerprint()?;
-    let results = Results::open(&options.results, &json!({"model": fingerprint, "gamma": options.gamma}))?;
+    // What is wrong with a setting is told before anything is measured or written.
+    let plans = plans(options, &folder)?;
     let methods: Vec<_> = (Method::all(options.gamma)?.into_iter())
         .filter(|method| options.methods.iter().any(|name| name == method.name()))
         .collect();
-    let mut settings = Vec::new();
-    for &steps in &options.steps {
-        for &strength in &options.strength {
-            settings.extend(options.guidance.iter().map(|&guidance| Setting { guidance, strength, steps }));
-        }
-    }
+    let with = json!({
+        "model": fingerprint, "gamma": options.gamma, "scenes": case::fingerprint(side(&folder))?, "scoring": score::VERSION,
+    });
+    let results = Results::open(&options.results, &with)?;
     if !options.summary {
-        measure(options, &folder, &methods, &settings, &results)?;
+        let cases: Vec<_> =
+            (0..options.cases).flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
+        let bench = Bench { folder: &folder, methods: &methods, plans: &plans, reconstruct: 50 };
+        bench.measure(&cases, options.workers, &results)?;
     }
-    let runs = runs::runs(&methods, &settings, options.cases, &results);
+    let runs = runs::runs(&methods, &plans, options.cases, &results)?;
     if runs.is_empty() {
         return Err(
             format!("{} has no results of these methods and settings", options.results.display()).into()
         );
     }
-    let text = summary::report(&runs, &fingerprint);
+    let about = About { model: fingerprint, gamma: options.gamma, date: options.date.clone() };
+    let text = summary::report(&runs, &about, &runs::ceiling(options.cases, &results));
     print!("{text}");
     if let Some(path) = &options.table {
-        std::fs::write(path, &text)?;
+        results::write(path, &text)?;
     }
     if let Some(path) = &options.plot {
-        std::fs::write(path, plot::svg(&runs)?)?;
+        results::write(path, &plot::svg(&runs)?)?;
     }
     Ok(())
 }
 
-/// Runs what is not among the results yet. Cases come first in the order, so that a run that is cut has measured every setting on
-/// the same ones.
-fn measure(
-    options: &Options,
-    folder: &ModelFolder,
-    methods: &[Method],
-    settings: &[Setting],
-    results: &Results,
-) -> Result<(), Fault> {
-    let jobs: Vec<_> = (0..options.cases).flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
-    let (next, begun) = (AtomicUsize::new(0), Instant::now());
-    let work = || -> Result<(), Fault> {
-        let model = StableDiffusion::load(&CandleBackend::cpu(DType::F32).with_threads(1)?, folder)?;
-        let side = folder.unet_config().sample_size.map_or(64, |[side, _]| side * model.factor());
-        while let Some(&(attribute, number)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let case = Case::draw(attribute, number, side)?;
-            let latent = model.encode_images(case.source.view())?.mode();
-            let floor = model.decode(&latent)?;
-            let floor_mse = pixel_mse(floor.view(), case.source.view())?;
-            for method in methods {
-                for &setting in settings {
-                    let key = key(method.name(), setting, attribute, number);
-                    if results.has(&key) {
-                        continue;
-                    }
-                    // The paper's Table 1 on this data.
-                    let reconstruct = setting.steps == 50 && setting.strength == 1.0;
-                    let result = match method.run(&model, &case, &latent, setting, reconstruct) {
-                        Ok((edit, back)) => {
-                            let score = Score::of(&case, &model.decode(&edit)?, &floor);
-                            let back = match back {
-                                Some(back) => {
-                                    let mse = pixel_mse(model.decode(&back)?.view(), case.source.view())?;
-                                    Some(Reconstruction { mse, floor: floor_mse })
-                                }
-                                None => None,
-                            };
-                            Ok((score, back))
-                        }
-                        Err(error) => Err(error.to_string()),
-                    };
-                    results.add(&key, result)?;
-                }
+/// What is measured, and with what.
+struct Bench<'a> {
+    folder: &'a ModelFolder,
+    methods: &'a [Method],
+    plans: &'a [Plan],
+    /// The step count at which, at strength 1, pictures are also reconstructed: the paper's Table 1 on this data.
+    reconstruct: usize,
+}
+
+impl Bench<'_> {
+    /// Runs what is not among the results yet. Cases come first in the order, so that a run that is cut has measured every
+    /// setting on the same ones.
+    fn measure(&self, cases: &[(Attribute, u64)], workers: usize, results: &Results) -> Result<(), Fault> {
+        let (next, begun) = (AtomicUsize::new(0), Instant::now());
+        let work = || -> Result<(), Fault> {
+            // One that fails leaves the others nothing to do.
+            let _end = TakesTheRest { next: &next, cases: cases.len() };
+            let backend = CandleBackend::cpu(DType::F32).with_threads(1)?;
+            let model = StableDiffusion::load(&backend, self.folder)?;
+            while let Some(&(attribute, number)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.measure_case(&model, attribute, number, results)?;
+                eprintln!("{} {number}: {:.0} s", attribute.word(), begun.elapsed().as_secs_f64());
             }
-            eprintln!("{} {number}: {:.0} s", attribute.word(), begun.elapsed().as_secs_f64());
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(_) => Err("a worker has panicked".into()),
+            })
+        })
+    }
+
+    /// Edits one scene by every method at every setting.
+    fn measure_case(
+        &self,
+        model: &StableDiffusion<CandleBackend>,
+        attribute: Attribute,
+        number: u64,
+        results: &Results,
+    ) -> Result<(), Fault> {
+        let mut jobs = Vec::new();
+        for method in self.methods {
+            jobs.extend(self.plans.iter().map(|plan| {
+                let key = key(method.name(), plan.setting, attribute, number);
+                (method, plan, key)
+            }));
+        }
+        jobs.retain(|(.., key)| !results.has(key));
+        let ceiling_key = ceiling_key(attribute, number);
+        if jobs.is_empty() && results.has(&ceiling_key) {
+            return Ok(());
+        }
+        let case = Case::draw(attribute, number, side(self.folder))?;
+        let latent = model.encode_images(case.source.view())?.mode();
+        let floor = model.decode(&latent)?;
+        let floor_mse = pixel_mse(floor.view(), case.source.view())?;
+        if !results.has(&ceiling_key) {
+            let ideal = model.decode(&model.encode_images(case.target.view())?.mode())?;
+            results.add(&ceiling_key, Ok((Score::of(&case, &ideal, &floor), None)))?;
+        }
+        for (method, plan, key) in jobs {
+            let reconstruct = plan.setting.steps == self.reconstruct && plan.setting.strength == 1.0;
+            let result = match method.run(model, &case, &latent, plan, reconstruct) {
+                Ok((edit, back)) => {
+                    let score = Score::of(&case, &model.decode(&edit)?, &floor);
+                    let back = match back {
+                        Some(back) => {
+                            let mse = pixel_mse(model.decode(&back)?.view(), case.source.view())?;
+                            Some(Reconstruction { mse, floor: floor_mse })
+                        }
+                        None => None,
+                    };
+                    Ok((score, back))
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            results.add(&key, result)?;
         }
         Ok(())
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..options.workers.max(1)).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(_) => Err("a worker has panicked".into()),
-        })
-    })
+    }
+}
+
+/// Takes all cases that are left when a worker ends, be it by an error or a panic.
+struct TakesTheRest<'a> {
+    next: &'a AtomicUsize,
+    cases: usize,
+}
+
+impl Drop for TakesTheRest<'_> {
+    fn drop(&mut self) {
+        self.next.store(self.cases, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runs::Run;
+
+    fn options(words: &str) -> Options {
+        Options::try_parse_from(std::iter::once("edit-bench").chain(words.split_whitespace())).unwrap()
+    }
+
+    #[test]
+    fn unknown_methods_are_refused_with_those_that_there_are() {
+        let error =
+            Options::try_parse_from(["edit-bench", "--methods", "edict,ddmi"]).unwrap_err().to_string();
+        assert!(error.contains("ddmi") && NAMES.iter().all(|name| error.contains(name)), "{error}");
+    }
+
+    #[test]
+    fn wrong_settings_are_refused_before_any_file_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options("--strength 0.8,1.2 --steps 2 --cases 1");
+        options.results = folder.path().join("results");
+        let error = super::run(&options).unwrap_err().to_string();
+        assert!(error.contains("2 steps, strength 1.2") && !options.results.exists(), "{error}");
+    }
+
+    #[test]
+    fn edict_comes_back_to_the_autoencoders_own_picture_and_a_second_run_measures_nothing() {
+        let (desk, folder) = (tempfile::tempdir().unwrap(), edict_demo_model::folder().unwrap());
+        let path = desk.path().join("results");
+        let methods = Method::all(0.98).unwrap();
+        let plans = plans(&options("--steps 2 --strength 1 --guidance 1"), &folder).unwrap();
+        let bench = Bench { folder: &folder, methods: &methods, plans: &plans, reconstruct: 2 };
+        let measure = || {
+            let results = Results::open(&path, &json!({})).unwrap();
+            bench.measure(&[(Attribute::Colour, 0)], 2, &results).unwrap();
+            assert_eq!(runs::ceiling(1, &results)[Attribute::Colour as usize].1, 1);
+            runs::runs(&methods, &plans, 1, &results).unwrap()
+        };
+        let found = measure();
+        let lines = std::fs::read_to_string(&path).unwrap();
+        // What they were made with, the ceiling, and each method.
+        assert_eq!(lines.lines().count(), 2 + NAMES.len());
+        let back = |run: &Run| run.outcomes.values().next().unwrap().unwrap().1;
+        for run in &found {
+            let Some(Reconstruction { mse, floor }) = back(run) else {
+                assert_eq!(run.method, "sdedit");
+                continue;
+            };
+            // The lattice rounds the latent to less than what f32 tells apart in a picture of 12288 values.
+            let equal = (mse / floor - 1.0).abs() < 1e-6;
+            assert_eq!(equal, run.method != "ddim", "{}: {mse} {floor}", run.method);
+        }
+        measure();
+        assert!(lines == std::fs::read_to_string(&path).unwrap());
+    }
+
+    #[test]
+    fn a_worker_that_ends_leaves_no_case_to_the_others() {
+        let next = AtomicUsize::new(1);
+        drop(TakesTheRest { next: &next, cases: 9 });
+        assert_eq!(next.into_inner(), 9);
+    }
 }

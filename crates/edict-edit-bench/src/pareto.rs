@@ -5,9 +5,16 @@
 
 use std::fmt::Write;
 
-use crate::bootstrap::interval;
+use crate::bootstrap::{draws, middle};
 use crate::method::Setting;
-use crate::runs::{Run, mean};
+use crate::runs::Run;
+use crate::score::decibels;
+
+/// Draws of cases over which fronts are built again.
+const DRAWS: usize = 400;
+
+/// How much less than a level still reaches it, in dB: far above rounding, far below what is printed.
+const SLACK: f64 = 1e-9;
 
 /// A run as a point: what it keeps and how often it succeeds.
 struct Point<'a> {
@@ -16,17 +23,37 @@ struct Point<'a> {
     success: f64,
 }
 
+/// A front at one preservation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reached {
+    setting: Setting,
+    success: f64,
+    refused: usize,
+}
+
+impl Reached {
+    fn of(point: &Point<'_>) -> Self {
+        Self { setting: point.run.setting, success: point.success, refused: point.run.refused() }
+    }
+}
+
+/// The other front at the same preservation, and how the two differ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Beside {
+    theirs: Reached,
+    /// Our success less theirs, and its 95% bootstrap interval over the cases.
+    difference: f64,
+    interval: [f64; 2],
+}
+
 /// Two fronts at one preservation.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Level {
     /// dB.
-    pub(crate) preservation: f64,
-    ours: (Setting, f64),
+    preservation: f64,
+    ours: Reached,
     /// `None` where no setting of the other keeps so much.
-    theirs: Option<(Setting, f64)>,
-    /// Our success less theirs, and its 95% bootstrap interval over the cases.
-    pub(crate) difference: f64,
-    pub(crate) interval: [f64; 2],
+    beside: Option<Beside>,
 }
 
 /// The comparison of two methods on the cases that all their settings have been tried on.
@@ -55,27 +82,27 @@ pub(crate) fn compare(runs: &[Run], ours: &'static str, theirs: &'static str) ->
 
     let mut steps: Vec<f64> = [&our_points, &their_points]
         .into_iter()
-        .flat_map(|points| points.iter().filter(|point| !is_beaten(point, points)))
-        .map(|point| point.preservation)
+        .flat_map(|points| {
+            let places = places(points);
+            places.clone().into_iter().filter(move |place| !is_beaten(*place, &places))
+        })
+        .map(|(preservation, _)| preservation)
         .filter(|preservation| (least..=most).contains(preservation))
         .collect();
     steps.sort_by(|a, b| b.total_cmp(a));
     steps.dedup();
-    let level = |preservation: f64| {
-        let our = best(&our_points, preservation)?;
-        let their = best(&their_points, preservation);
-        // The settings stay as all cases have chosen them, and the cases are drawn in pairs.
-        let theirs = their.map_or_else(|| vec![0.0; cases], |point| point.run.successes());
-        let differences: Vec<f64> = our.run.successes().iter().zip(theirs).map(|(a, b)| a - b).collect();
-        Some(Level {
-            preservation,
-            ours: (our.run.setting, our.success),
-            theirs: their.map(|point| (point.run.setting, point.success)),
-            difference: mean(differences.iter().copied()),
-            interval: interval(&differences),
-        })
+    let intervals = intervals(&our_runs, &their_runs, &steps, cases);
+    let level = |(&preservation, interval): (&f64, [f64; 2])| {
+        let ours = best(&our_points, preservation)?;
+        let beside = best(&their_points, preservation).map(|theirs| Beside {
+            theirs: Reached::of(theirs),
+            difference: ours.success - theirs.success,
+            interval,
+        });
+        Some(Level { preservation, ours: Reached::of(ours), beside })
     };
-    Some(Comparison { ours, theirs, cases, levels: steps.into_iter().filter_map(level).collect() })
+    let levels = steps.iter().zip(intervals).filter_map(level).collect();
+    Some(Comparison { ours, theirs, cases, levels })
 }
 
 /// Runs as points; one that kept nothing that could be measured is none.
@@ -87,10 +114,14 @@ fn points(runs: &[Run]) -> Vec<Point<'_>> {
     runs.iter().map(point).filter(|point| point.preservation.is_finite()).collect()
 }
 
-/// Whether another point is as good in both and better in one.
-fn is_beaten(point: &Point<'_>, all: &[Point<'_>]) -> bool {
+fn places(points: &[Point<'_>]) -> Vec<(f64, f64)> {
+    points.iter().map(|point| (point.preservation, point.success)).collect()
+}
+
+/// Whether another of the points, preservation and success, is as good in both and better in one.
+pub(crate) fn is_beaten(point: (f64, f64), all: &[(f64, f64)]) -> bool {
     all.iter().any(|other| {
-        let (more, better) = (other.preservation - point.preservation, other.success - point.success);
+        let (more, better) = (other.0 - point.0, other.1 - point.1);
         more >= 0.0 && better >= 0.0 && more + better > 0.0
     })
 }
@@ -100,43 +131,87 @@ fn best<'p, 'r>(points: &'p [Point<'r>], preservation: f64) -> Option<&'p Point<
     let order = |a: &&Point<'_>, b: &&Point<'_>| {
         a.success.total_cmp(&b.success).then(a.preservation.total_cmp(&b.preservation))
     };
-    points.iter().filter(|point| point.preservation >= preservation).max_by(order)
+    points.iter().filter(|point| point.preservation >= preservation - SLACK).max_by(order)
 }
 
-/// A comparison for people, as Markdown.
-pub(crate) fn markdown(comparison: &Comparison) -> String {
+/// A run case by case: whether it succeeds, and the squared error of what it keeps.
+struct Cases(Vec<(bool, f64)>);
+
+impl Cases {
+    fn of(run: &Run) -> Self {
+        let case = |outcome: &Option<(crate::score::Score, _)>| match outcome {
+            Some((score, _)) => (score.succeeds(), score.kept),
+            None => (false, f64::NAN),
+        };
+        Self(run.outcomes.values().map(case).collect())
+    }
+
+    /// Preservation and success when each case counts so many times.
+    fn place(&self, times: &[u32]) -> (f64, f64) {
+        let (mut hits, mut all, mut error, mut measured) = (0, 0, 0.0, 0);
+        for (&times, &(succeeds, kept)) in times.iter().zip(&self.0) {
+            all += times;
+            hits += times * u32::from(succeeds);
+            if times > 0 && !kept.is_nan() {
+                error += f64::from(times) * kept;
+                measured += times;
+            }
+        }
+        (decibels(error / f64::from(measured)), f64::from(hits) / f64::from(all))
+    }
+}
+
+/// The 95% interval of the difference at each level. Every draw of the cases builds both fronts anew: which setting is best is as
+/// unsure as how good it is. Where one of the two does not reach the level, a draw says nothing.
+fn intervals(ours: &[Run], theirs: &[Run], levels: &[f64], cases: usize) -> Vec<[f64; 2]> {
+    let [ours, theirs] = [ours, theirs].map(|runs| runs.iter().map(Cases::of).collect::<Vec<_>>());
+    let mut differences = vec![Vec::new(); levels.len()];
+    for times in draws(cases, DRAWS) {
+        let [ours, theirs] =
+            [&ours, &theirs].map(|runs| runs.iter().map(|run| run.place(&times)).collect::<Vec<_>>());
+        for (differences, level) in differences.iter_mut().zip(levels) {
+            let front = |places: &[(f64, f64)]| {
+                let reach = places.iter().filter(|place| place.0 >= level - SLACK);
+                reach.map(|place| place.1).reduce(f64::max)
+            };
+            differences.extend(front(&ours).zip(front(&theirs)).map(|(ours, theirs)| ours - theirs));
+        }
+    }
+    differences.into_iter().map(middle).collect()
+}
+
+/// A comparison for people, as Markdown; `edits` says of which.
+pub(crate) fn markdown(comparison: &Comparison, edits: &str) -> String {
     let Comparison { ours, theirs, cases, levels } = comparison;
     let mut text = format!(
-        "\n## {ours} against {theirs}\n\nBest success among the settings that keep as much or more, on the {cases} edits that both \
-         were tried on; the interval is that of the difference.\n\n| preservation | {ours} | at | {theirs} | at | difference (95%) |\n\
-         |---|---|---|---|---|---|\n"
+        "\n## {ours} against {theirs}, {edits}\n\nBest success among the settings that keep as much or more, on the {cases} edits that \
+         both were tried on. The interval is that of the difference: {DRAWS} draws of the edits, each of which builds both fronts \
+         anew; draws in which one of the two does not keep so much are left out.\n\n\
+         | preservation | {ours} | at | refused | {theirs} | at | refused | difference (95%) |\n|---|---|---|---|---|---|---|---|\n"
     );
     // Writing to a string cannot fail.
-    for level in levels {
-        let (their, at) = match &level.theirs {
-            Some((setting, success)) => (format!("{success:.3}"), setting.to_string()),
-            None => ("does not keep so much".to_owned(), String::new()),
+    for Level { preservation, ours, beside } in levels {
+        let cells = |at: &Reached| format!("{:.3} | {} | {}", at.success, at.setting, at.refused);
+        let (their, difference) = match beside {
+            Some(Beside { theirs, difference, interval: [low, high] }) => {
+                (cells(theirs), format!("{difference:+.3} ({low:+.3} to {high:+.3})"))
+            }
+            None => ("does not keep so much | - | -".to_owned(), "-".to_owned()),
         };
-        let _ = writeln!(
-            text,
-            "| {:.2} dB | {:.3} | {} | {their} | {at} | {:+.3} ({:+.3} to {:+.3}) |",
-            level.preservation,
-            level.ours.1,
-            level.ours.0,
-            level.difference,
-            level.interval[0],
-            level.interval[1],
-        );
+        let _ = writeln!(text, "| {preservation:.2} dB | {} | {their} | {difference} |", cells(ours));
     }
-    let count = |is: fn(&Level) -> bool| levels.iter().filter(|level| is(level)).count();
+    let besides: Vec<&Beside> = levels.iter().filter_map(|level| level.beside.as_ref()).collect();
+    let count = |is: fn(&Beside) -> bool| besides.iter().filter(|beside| is(beside)).count();
     let _ = writeln!(
         text,
-        "\n{ours} is not below {theirs} at {} of {} steps of the fronts; it is above with the whole interval at {}, and below with the \
-         whole interval at {}.",
-        count(|level| level.difference >= 0.0),
+        "\nOf the {} steps of the fronts {theirs} reaches {}: there {ours} is not below it at {}, above with the whole interval at {}, \
+         and below with the whole interval at {}. At the other {} no setting of {theirs} keeps so much.",
         levels.len(),
-        count(|level| level.interval[0] > 0.0),
-        count(|level| level.interval[1] < 0.0),
+        besides.len(),
+        count(|beside| beside.difference >= 0.0),
+        count(|beside| beside.interval[0] > 0.0),
+        count(|beside| beside.interval[1] < 0.0),
+        levels.len() - besides.len(),
     );
     text
 }
@@ -170,40 +245,59 @@ mod tests {
         ]);
         let found: Vec<_> = levels
             .iter()
-            .map(|l| (l.preservation.round(), l.ours.1, l.theirs.unwrap().1, (l.difference * 10.0).round()))
+            .map(|level| {
+                let Beside { theirs, difference, .. } = level.beside.unwrap();
+                let tenths = (difference * 10.0).round();
+                (level.preservation.round(), level.ours.success, theirs.success, tenths)
+            })
             .collect();
         assert_eq!(
             found,
             [(30.0, 0.4, 0.1, 3.0), (27.0, 0.4, 0.6, -2.0), (25.0, 0.8, 0.6, 2.0), (22.0, 0.8, 0.9, -1.0)]
         );
-        assert_eq!(levels[2].ours.0.guidance, 3.0);
+        assert_eq!(levels[2].ours.setting.guidance, 3.0);
     }
 
     #[test]
-    fn a_method_that_does_not_keep_so_much_counts_as_changing_nothing() {
-        let levels = levels(vec![run("ddim", 1.0, 0, [10, 10], 22.0)]);
-        assert_eq!(
-            levels.iter().map(|level| level.theirs.is_none()).collect::<Vec<_>>(),
-            [true, true, false]
-        );
-        assert_eq!(levels[0].difference, 0.4);
-        let text = markdown(
-            &compare(&[edict(), vec![run("ddim", 1.0, 0, [10, 10], 22.0)]].concat(), "edict", "ddim")
-                .unwrap(),
-        );
-        assert!(text.contains("not below ddim at 2 of 3 steps"), "{text}");
+    fn levels_that_the_other_does_not_reach_are_counted_apart() {
+        let other = run("ddim", 1.0, 0, [10, 10], 22.0);
+        let levels = levels(vec![other.clone()]);
+        let reached: Vec<_> = levels.iter().map(|level| level.beside.is_some()).collect();
+        assert_eq!(reached, [false, false, true]);
+        let text =
+            markdown(&compare(&[edict(), vec![other]].concat(), "edict", "ddim").unwrap(), "all edits");
+        assert!(text.contains(
+            "Of the 3 steps of the fronts ddim reaches 1: there edict is not below it at 0, above"
+        ));
+        assert!(text.contains("At the other 2 no setting of ddim keeps so much."), "{text}");
+        let cells: Vec<_> =
+            text.lines().map(|line| line.matches('|').count()).filter(|cells| *cells > 0).collect();
+        assert_eq!(cells, [9; 5]);
     }
 
     #[test]
     fn intervals_are_of_pairs() {
         // The same cases succeed: of the difference, nothing is uncertain, although both shares are.
         for level in levels(vec![run("ddim", 1.0, 0, [4, 10], 30.0), run("ddim", 3.0, 0, [8, 10], 25.0)]) {
-            assert_eq!((level.difference, level.interval), (0.0, [0.0; 2]));
+            let Beside { difference, interval, .. } = level.beside.unwrap();
+            assert_eq!((difference, interval), (0.0, [0.0; 2]));
         }
         // Three cases in ten differ: 0.3, and 95% of draws between 0 and 0.6.
-        let level = &levels(vec![run("ddim", 1.0, 0, [1, 10], 30.0)])[0];
-        assert!((level.difference - 0.3).abs() < 1e-9);
-        assert!(level.interval[0] <= 0.1 && (0.5..=0.7).contains(&level.interval[1]), "{:?}", level.interval);
+        let Beside { difference, interval, .. } =
+            levels(vec![run("ddim", 1.0, 0, [1, 10], 30.0)])[0].beside.unwrap();
+        assert!((difference - 0.3).abs() < 1e-9);
+        assert!(interval[0] <= 0.1 && (0.5..=0.7).contains(&interval[1]), "{interval:?}");
+    }
+
+    #[test]
+    fn every_draw_chooses_the_best_setting_anew() {
+        // One setting does the first five cases, the other the last five. In any draw one of the two does half or more.
+        let first = run("edict", 1.0, 0, [5, 10], 30.0);
+        let mut last = run("edict", 3.0, 0, [5, 10], 30.0);
+        last.outcomes = first.outcomes.iter().map(|(case, outcome)| ((0, 9 - case.1), *outcome)).collect();
+        let runs = [first, last, run("ddim", 1.0, 0, [0, 10], 30.0)];
+        let Beside { interval, .. } = compare(&runs, "edict", "ddim").unwrap().levels[0].beside.unwrap();
+        assert!(interval[0] >= 0.5 && interval[1] > 0.6, "{interval:?}");
     }
 
     #[test]
@@ -212,7 +306,7 @@ mod tests {
             compare(&[edict(), vec![run("ddim", 1.0, 0, [4, 5], 25.0)]].concat(), "edict", "ddim").unwrap();
         assert_eq!(comparison.cases, 5);
         // Of the first five cases EDICT's 8 of 10 are 5 of 5.
-        assert_eq!(comparison.levels.last().unwrap().ours.1, 1.0);
+        assert_eq!(comparison.levels.last().unwrap().ours.success, 1.0);
         assert!(compare(&edict(), "edict", "ddim").is_none());
     }
 }

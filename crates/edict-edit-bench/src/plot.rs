@@ -3,6 +3,7 @@
 use plotters::prelude::*;
 
 use crate::Fault;
+use crate::pareto::is_beaten;
 use crate::runs::{Run, methods};
 
 const COLOURS: [RGBColor; 5] =
@@ -37,8 +38,7 @@ fn draw(text: &mut String, runs: &[Run]) -> Result<(), Box<dyn std::error::Error
     for (name, colour) in methods(runs).into_iter().zip(COLOURS) {
         let points = points_of(name);
         chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.mix(0.5).filled())))?;
-        let beaten = |p: &(f64, f64)| points.iter().any(|q| q.0 >= p.0 && q.1 >= p.1 && q != p);
-        let mut front: Vec<_> = points.iter().filter(|point| !beaten(point)).copied().collect();
+        let mut front: Vec<_> = points.iter().filter(|point| !is_beaten(**point, &points)).copied().collect();
         front.sort_by(|a, b| a.0.total_cmp(&b.0));
         chart
             .draw_series(LineSeries::new(front, colour.stroke_width(2)))?

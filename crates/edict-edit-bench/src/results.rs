@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::Path;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use edict_scenes::Attribute;
@@ -17,6 +17,11 @@ use crate::score::Score;
 pub(crate) fn key(method: &str, setting: Setting, attribute: Attribute, number: u64) -> String {
     let Setting { guidance, strength, steps } = setting;
     format!("{method} g{guidance} s{strength} n{steps} {} {number}", attribute.word())
+}
+
+/// What the ideal edit, encoded and decoded, is known by.
+pub(crate) fn ceiling_key(attribute: Attribute, number: u64) -> String {
+    format!("ceiling {} {number}", attribute.word())
 }
 
 /// Mean squared errors in [-1, 1] of a picture that was inverted and generated again, and of the autoencoder alone.
@@ -37,6 +42,7 @@ pub(crate) type Outcome = Result<(Score, Option<Reconstruction>), String>;
 
 /// The results there are.
 pub(crate) struct Results {
+    path: PathBuf,
     scores: Mutex<HashMap<String, Outcome>>,
     file: Mutex<File>,
 }
@@ -49,8 +55,11 @@ impl Results {
     pub(crate) fn open(path: &Path, with: &Value) -> Result<Self, Fault> {
         let mut scores = HashMap::new();
         let mut begun = false;
-        // There may be none yet; whether it can be written shows below.
-        let text = std::fs::read(path).unwrap_or_default();
+        let named = |error: std::io::Error| format!("{}: {error}", path.display());
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(named)?,
+        };
         for line in String::from_utf8_lossy(&text).lines() {
             // The last line may have been cut.
             let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
@@ -70,14 +79,15 @@ impl Results {
             };
             scores.insert(key.to_owned(), result);
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        make_parent(path)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(named)?;
         if text.last().is_some_and(|byte| *byte != b'\n') {
-            writeln!(file)?;
+            writeln!(file).map_err(named)?;
         }
         if !begun {
-            writeln!(file, "{}", json!({ "with": with }))?;
+            writeln!(file, "{}", json!({ "with": with })).map_err(named)?;
         }
-        Ok(Self { scores: Mutex::new(scores), file: Mutex::new(file) })
+        Ok(Self { path: path.to_owned(), scores: Mutex::new(scores), file: Mutex::new(file) })
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
@@ -94,7 +104,7 @@ impl Results {
             Err(error) => json!({"key": key, "error": error}),
         };
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(file, "{line}")?;
+        writeln!(file, "{line}").map_err(|error| format!("{}: {error}", self.path.display()))?;
         self.scores().insert(key.to_owned(), result);
         Ok(())
     }
@@ -104,9 +114,38 @@ impl Results {
     }
 }
 
+/// Makes the folder that a file is to be written to.
+fn make_parent(path: &Path) -> Result<(), Fault> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    Ok(std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?)
+}
+
+/// Writes a file, and makes its folder.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Fault> {
+    make_parent(path)?;
+    Ok(std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_made_and_errors_name_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a").join("b").join("results");
+        Results::open(&path, &json!({})).unwrap();
+        write(&folder.path().join("c").join("table"), "text").unwrap();
+        // A file is no folder, and a folder no file.
+        let below = path.join("results");
+        for wrong in [below.as_path(), folder.path()] {
+            let name = folder.path().to_str().unwrap();
+            let error = Results::open(wrong, &json!({})).err().unwrap().to_string();
+            assert!(error.contains(name), "{error}");
+            let error = write(wrong, "text").unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
 
     #[test]
     fn results_of_another_model_are_not_gone_on_with() {

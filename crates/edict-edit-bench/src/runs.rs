@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use edict_scenes::Attribute;
 
-use crate::method::{Method, Setting};
-use crate::results::{Reconstruction, Results, key};
+use crate::Fault;
+use crate::method::{Method, Plan, Setting};
+use crate::results::{Reconstruction, Results, ceiling_key, key};
 use crate::score::{Score, decibels};
 
 /// A case: the attribute that its edit changes, as a place in [`Attribute::ALL`], and its number.
@@ -16,16 +17,27 @@ pub(crate) type CaseId = (usize, u64);
 pub(crate) struct Run {
     pub(crate) method: &'static str,
     pub(crate) setting: Setting,
+    /// Calls of the network that an edit takes.
+    pub(crate) calls: usize,
     /// `None` where the method could not do the edit.
     pub(crate) outcomes: BTreeMap<CaseId, Option<(Score, Option<Reconstruction>)>>,
 }
 
 /// Takes the results of every method at every setting that has some.
-pub(crate) fn runs(methods: &[Method], settings: &[Setting], cases: u64, results: &Results) -> Vec<Run> {
+///
+/// # Errors
+/// If a method cannot work with a setting at all.
+pub(crate) fn runs(
+    methods: &[Method],
+    plans: &[Plan],
+    cases: u64,
+    results: &Results,
+) -> Result<Vec<Run>, Fault> {
     let mut runs = Vec::new();
     let scores = results.scores();
     for method in methods {
-        for &setting in settings {
+        for plan in plans {
+            let setting = plan.setting;
             let mut outcomes = BTreeMap::new();
             for (place, attribute) in Attribute::ALL.into_iter().enumerate() {
                 for number in 0..cases {
@@ -35,11 +47,31 @@ pub(crate) fn runs(methods: &[Method], settings: &[Setting], cases: u64, results
                 }
             }
             if !outcomes.is_empty() {
-                runs.push(Run { method: method.name(), setting, outcomes });
+                runs.push(Run { method: method.name(), setting, calls: method.calls(plan)?, outcomes });
             }
         }
     }
-    runs
+    Ok(runs)
+}
+
+/// Takes, of each attribute, how many ideal edits still succeed when they have gone through the autoencoder, and of how many.
+pub(crate) fn ceiling(cases: u64, results: &Results) -> [(usize, usize); Attribute::ALL.len()] {
+    let scores = results.scores();
+    Attribute::ALL.map(|attribute| {
+        let of = (0..cases).filter_map(|number| scores.get(&ceiling_key(attribute, number))?.as_ref().ok());
+        of.fold((0, 0), |(hits, all), (score, _)| (hits + usize::from(score.succeeds()), all + 1))
+    })
+}
+
+/// The runs on the cases that every one of them has been tried on: on others they cannot be compared.
+pub(crate) fn shared(runs: &[Run]) -> Vec<Run> {
+    let tried = |case: &CaseId| runs.iter().all(|run| run.outcomes.contains_key(case));
+    runs.iter().map(|run| run.of(tried)).filter(|run| !run.outcomes.is_empty()).collect()
+}
+
+/// Whether edits of an attribute, by its place, are local.
+pub(crate) fn is_local(place: usize) -> bool {
+    matches!(Attribute::ALL[place], Attribute::Kind | Attribute::Colour)
 }
 
 /// The methods of runs, in their order.
@@ -64,6 +96,11 @@ impl Run {
     /// The edits that could be done.
     pub(crate) fn scores(&self) -> impl Iterator<Item = &Score> {
         self.outcomes.values().flatten().map(|(score, _)| score)
+    }
+
+    /// How many edits could not be done.
+    pub(crate) fn refused(&self) -> usize {
+        self.outcomes.values().filter(|outcome| outcome.is_none()).count()
     }
 
     /// 1 for every case whose edit succeeds and 0 for every other, in the order of the cases. An edit that could not be done
@@ -138,7 +175,7 @@ pub(crate) mod made_up {
         preservation: f64,
     ) -> Run {
         let outcome = |number| ((place, number), Some((score(number < hits, preservation), None)));
-        Run { method, setting: setting(guidance), outcomes: (0..cases).map(outcome).collect() }
+        Run { method, setting: setting(guidance), calls: 200, outcomes: (0..cases).map(outcome).collect() }
     }
 }
 
@@ -146,6 +183,14 @@ pub(crate) mod made_up {
 mod tests {
     use super::made_up::{run, score};
     use super::*;
+
+    #[test]
+    fn only_cases_that_all_were_tried_on_are_shared() {
+        let runs = [run("edict", 3.0, 1, [3, 4], 25.0), run("ddim", 3.0, 1, [1, 2], 25.0)];
+        let counts: Vec<_> = shared(&runs).iter().map(|run| run.outcomes.len()).collect();
+        assert_eq!(counts, [2, 2]);
+        assert!(shared(&[runs[0].clone(), run("ddim", 3.0, 2, [1, 2], 25.0)]).is_empty());
+    }
 
     #[test]
     fn shares_and_means_are_those_counted_by_hand() {
@@ -157,7 +202,7 @@ mod tests {
         run.outcomes.insert((3, 0), Some((score(true, 20.0), None)));
         assert_eq!(run.successes(), [1.0, 0.0, 0.0, 1.0]);
         assert!((run.preservation() - 20.0).abs() < 1e-9);
-        assert_eq!(run.of_attribute(2).success(), 0.0);
+        assert_eq!((run.of_attribute(2).success(), run.refused()), (0.0, 1));
         assert_eq!(run.of_attribute(1).outcomes.len(), 2);
         // Errors are averaged before they become dB: of 20 and 10 dB not 15, but 10 log10(2 / (0.01 + 0.1)).
         let mixed: Vec<f64> = [20.0, 10.0].iter().map(|db| score(true, *db).kept).collect();

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 
+/// To be raised with every change of what is measured, or of how: results of two versions do not go together.
+pub(crate) const VERSION: u32 = 1;
+
 /// Sums of squares of one edit, in [-1, 1] and clamped, from which every figure follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Score {

@@ -2,54 +2,128 @@
 
 use std::fmt::Write;
 
+use edict_scenes::Attribute;
+
 use crate::bootstrap::interval;
-use crate::runs::{Run, mean};
+use crate::runs::{Run, is_local, mean, methods, shared};
 use crate::score::{decibels, written};
 use crate::{best, pareto, reconstruction};
 
 /// The methods that exact inversion is measured against.
 const RIVALS: [&str; 2] = ["ddim", "sdedit"];
 
-/// Everything there is to say of runs of a model, as Markdown.
-pub(crate) fn report(runs: &[Run], fingerprint: &str) -> String {
-    let mut text = format!("# Edit benchmark\n\nModel {fingerprint}, edict {}.\n", env!("CARGO_PKG_VERSION"));
-    text += &best::markdown(runs);
-    for rival in RIVALS {
-        if let Some(comparison) = pareto::compare(runs, "edict", rival) {
-            text += &pareto::markdown(&comparison);
+/// What the words of the report mean.
+const DEFINITIONS: &str = "
+An edit changes one attribute of a drawn scene, and the scene program draws what an ideal edit would make of it. Where the two
+pictures differ is the region to change. Errors are of pixels in [-1, 1], clamped; in dB they are ratios for pixels in [0, 1].
+
+* Success: in the region to change, the mean squared error against the ideal edit is below a quarter of that between source and
+  ideal edit: nearer than half the way. An edit that a method refuses has not succeeded.
+* Leaning: in that region the edit is nearer to the ideal edit than to the source.
+* Preservation: outside it, the mean squared error against the source over all edits, in dB. Autoencoder: the same of the source
+  that is only encoded and decoded, the floor under every method.
+* Fidelity: the mean squared error of the whole picture against the ideal edit, in dB.
+* Calls: of the network an edit, both ways; each is of two prompts unless the guidance scale is 1.
+
+Inversion is under the source's caption and the same guidance scale as the edit. Where a table picks the best of a method's settings
+it does so on the cases that it reports: with more settings to pick from, that is more optimistic.
+";
+
+/// What runs were made with.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// The model's fingerprint.
+    pub(crate) model: String,
+    /// Of BDIA.
+    pub(crate) gamma: f64,
+    pub(crate) date: Option<String>,
+}
+
+/// Everything there is to say of runs of a model, as Markdown; `ceiling` is how many of how many ideal edits of each attribute
+/// succeed when they have gone through the autoencoder.
+pub(crate) fn report(runs: &[Run], about: &About, ceiling: &[(usize, usize)]) -> String {
+    let mut text = head(runs, about);
+    text += DEFINITIONS;
+    text += &autoencoder(ceiling);
+    let compared = shared(runs);
+    if compared.is_empty() {
+        text += "\nNo edit has been tried with every method and setting yet: there is nothing to compare.\n";
+    } else {
+        let local: Vec<Run> = compared.iter().map(|run| run.of(|(place, _)| is_local(*place))).collect();
+        text += &best::markdown(&compared);
+        for rival in RIVALS {
+            for (runs, edits) in [(&compared, "all edits"), (&local, "local edits: kind and colour")] {
+                if let Some(comparison) = pareto::compare(runs, "edict", rival) {
+                    text += &pareto::markdown(&comparison, edits);
+                }
+            }
         }
+        text += &reconstruction::markdown(&compared);
     }
-    text += &reconstruction::markdown(runs);
-    text += "\n## All settings\n\n";
+    text += "\n## All settings\n\nEach on all the edits it has been tried on.\n\n";
     text += &table(runs);
+    text
+}
+
+/// What was measured, with what, and on how many cases.
+fn head(runs: &[Run], about: &About) -> String {
+    let About { model, gamma, date } = about;
+    let count = |place| runs.iter().map(|run| run.of_attribute(place).outcomes.len()).max().unwrap_or(0);
+    let kinds: Vec<_> = (Attribute::ALL.iter().enumerate())
+        .map(|(place, attribute)| format!("{} {}", attribute.word(), count(place)))
+        .collect();
+    let settings: Vec<_> = (methods(runs).into_iter())
+        .map(|method| format!("{method} {}", runs.iter().filter(|run| run.method == method).count()))
+        .collect();
+    format!(
+        "# Edit benchmark\n\nModel {model}, edict {}{}. Gamma of BDIA: {gamma}. Edits of each attribute: {}. Settings of each method: {}. \
+         {} edits have been tried with every method and setting; comparisons are on those.\n",
+        env!("CARGO_PKG_VERSION"),
+        date.as_ref().map_or(String::new(), |date| format!(", {date}")),
+        kinds.join(", "),
+        settings.join(", "),
+        shared(runs).first().map_or(0, |run| run.outcomes.len()),
+    )
+}
+
+/// What no method can exceed, as its pictures come out of the decoder.
+fn autoencoder(ceiling: &[(usize, usize)]) -> String {
+    let mut text = String::from(
+        "\n## The autoencoder's own ceiling\n\nThe share of ideal edits that succeed after nothing but encoding and decoding.\n\n\
+         | attribute | edits | success |\n|---|---|---|\n",
+    );
+    for (attribute, (hits, all)) in Attribute::ALL.iter().zip(ceiling).filter(|(_, (_, all))| *all > 0) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {} | {all} | {:.3} |", attribute.word(), *hits as f64 / *all as f64);
+    }
     text
 }
 
 /// A row for each run.
 fn table(runs: &[Run]) -> String {
     let mut text = String::from(
-        "| method | steps | strength | guidance | edits | success (95%) | kind | colour | sky | ground | style | leaning | \
-         preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| method | steps | strength | guidance | calls | edits | success (95%) | kind | colour | sky | ground | style | leaning | \
+         preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for run in runs {
         let shares = run.shares();
         let [low, high] = interval(&run.successes());
-        let done = run.scores().count();
         let leaning = run.scores().filter(|score| score.leans()).count() as f64 / run.outcomes.len() as f64;
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {} | {} | {} | {} |",
             run.method,
             run.setting.steps,
             run.setting.strength,
             run.setting.guidance,
+            run.calls,
             run.outcomes.len(),
             run.success(),
             written(run.preservation()),
             written(run.floor()),
             written(decibels(mean(run.scores().map(|score| score.whole)))),
-            run.outcomes.len() - done,
+            run.refused(),
         );
     }
     text
@@ -67,7 +141,7 @@ mod tests {
         let text = table(&[edict]);
         let row = text.lines().last().unwrap_or_default();
         // 3 of 5, one of which could not be done; the others kept 25 dB, and were 20 dB from the ideal edit.
-        assert!(row.starts_with("| edict | 50 | 1 | 3 | 5 | 0.600 ("), "{row}");
+        assert!(row.starts_with("| edict | 50 | 1 | 3 | 200 | 5 | 0.600 ("), "{row}");
         assert!(
             row.ends_with("| - | 0.60 | - | - | - | 0.600 | 25.00 dB | 35.00 dB | 20.00 dB | 1 |"),
             "{row}"
@@ -75,11 +149,37 @@ mod tests {
         assert_eq!(row.matches('|').count(), text.lines().next().unwrap_or_default().matches('|').count());
     }
 
+    fn about() -> About {
+        About { model: "abc".to_owned(), gamma: 0.98, date: Some("1 May".to_owned()) }
+    }
+
     #[test]
     fn the_report_compares_edict_with_both_rivals_that_there_are() {
         let runs = ["edict", "ddim", "sdedit"].map(|method| run(method, 3.0, 1, [3, 4], 25.0));
-        let report = report(&runs, "abc");
-        assert!(report.contains("## edict against ddim") && report.contains("## edict against sdedit"));
-        assert!(!super::report(&runs[..2], "abc").contains("against sdedit"));
+        let of = |runs: &[Run]| report(runs, &about(), &[(0, 0), (3, 4), (0, 0), (0, 0), (0, 0)]);
+        let text = of(&runs);
+        for rival in RIVALS {
+            for edits in ["all edits", "local edits: kind and colour"] {
+                assert!(text.contains(&format!("## edict against {rival}, {edits}")), "{text}");
+            }
+        }
+        assert!(!of(&runs[..2]).contains("against sdedit"));
+    }
+
+    #[test]
+    fn the_report_says_what_was_measured_on_how_much() {
+        let mut runs = vec![run("edict", 3.0, 1, [3, 4], 25.0), run("ddim", 3.0, 1, [1, 2], 25.0)];
+        let ceiling = [(0, 0), (3, 4), (0, 0), (0, 0), (0, 0)];
+        let text = report(&runs, &about(), &ceiling);
+        for part in [
+            "Model abc, edict",
+            ", 1 May. Gamma of BDIA: 0.98. Edits of each attribute: kind 0, colour 4,",
+            "Settings of each method: edict 1, ddim 1. 2 edits have been tried",
+            "| colour | 4 | 0.750 |",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        runs.push(run("ddim", 5.0, 2, [1, 2], 25.0));
+        assert!(report(&runs, &about(), &ceiling).contains("there is nothing to compare"));
     }
 }

@@ -41,8 +41,8 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
     let mut source = None;
     let (session, mut job) = match (kept, &input) {
         (Some(job), _) => {
+            session::check_model(&job, &folder, args.model.model.as_deref(), args.resume.as_deref())?;
             check_resumed(args, &job, factor)?;
-            session::check_model(&job, &folder, args.resume.as_deref())?;
             (session::resume(&args.model, &folder, &job, reporter)?, job)
         }
         (None, None) => return Err(Failure::usage("there is nothing to edit")),

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
     let factor = folder.vae_config().factor();
     let (session, mut job) = match kept {
         Some((job, path)) => {
-            session::check_model(&job, &folder, Some(path))?;
+            session::check_model(&job, &folder, args.model.model.as_deref(), Some(path))?;
             check_flags(args, &job, factor)?;
             report_stability(&job.inversion.sampler, &job.inversion.trajectory, reporter);
             if args.resume.is_some() {
