@@ -83,7 +83,7 @@ pub(crate) struct RunArgs {
     /// Steps over the full schedule [default: 50]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     pub(crate) steps: Option<usize>,
-    /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise]
+    /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise and for edits with the demo model]
     #[arg(long, value_name = "S", value_parser = strength, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
     /// How to walk the steps: edict; belm or bdia at half the network calls; ddim, which does not come back [default: edict]
@@ -207,7 +207,7 @@ pub(crate) struct EditArgs {
     /// Picture to write; several targets write OUT-1.png, OUT-2.png, ...
     #[arg(long, value_name = "OUT.png")]
     pub(crate) output: PathBuf,
-    /// Guidance scale of the inversion [default: that of --guidance]
+    /// Guidance scale of the inversion [default: that of --guidance; 1 with the demo model]
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub(crate) source_guidance: Option<f64>,
     /// Negative prompt of the inversion [default: that of --negative]
@@ -291,7 +291,7 @@ pub(crate) struct SweepArgs {
     /// Mixing weights of edict, between commas: more rows [default: auto]
     #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
     pub(crate) mixing_weights: Vec<WeightArg>,
-    /// Guidance scale of the inversions [default: that of --guidance, 3]
+    /// Guidance scale of the inversions [default: that of --guidance, 3; 1 with the demo model]
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub(crate) source_guidance: Option<f64>,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use ndarray::{Array3, ArrayD, Axis};
 
 use crate::args::{EditArgs, SamplerName};
 use crate::failure::Failure;
-use crate::input::Input;
+use crate::input::{self, Input};
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, noise_json, noise_quality};
 use crate::run;
@@ -47,11 +47,12 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
         }
         (None, None) => return Err(Failure::usage("there is nothing to edit")),
         (None, Some(input)) => {
-            let settings = RunSettings::new(&args.run, 0.8, reporter);
+            let settings = RunSettings::new(&args.run, input::edit_strength(&args.model), reporter);
             let guidance = settings::guidance(&args.guidance, DEFAULT_GUIDANCE);
             let negative = args.guidance.negative.clone().unwrap_or_default();
             let mut source_guidance = guidance;
-            source_guidance.scale = args.source_guidance.unwrap_or(guidance.scale);
+            source_guidance.scale =
+                args.source_guidance.unwrap_or(input::source_guidance(&args.model, guidance.scale));
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{RunArgs, SweepArgs, WeightArg};
 use crate::failure::Failure;
-use crate::input::Input;
+use crate::input::{self, Input};
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, insert_image};
 use crate::run;
@@ -53,8 +53,10 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
     let latent = session.encode_image(&image, &args.image)?;
     let source = session::first(&session.model.decode(&latent)?)?;
     let negative = args.guidance.negative.clone().unwrap_or_default();
-    let source_guidance =
-        GuidanceSettings { scale: args.source_guidance.unwrap_or(guidance.scale), ..guidance };
+    let source_guidance = GuidanceSettings {
+        scale: args.source_guidance.unwrap_or(input::source_guidance(&args.model, guidance.scale)),
+        ..guidance
+    };
 
     let (mut rows, mut cells) = (Vec::new(), Vec::new());
     for (settings, sampler, trajectory) in runs {
