@@ -83,8 +83,10 @@ fn a_target_and_an_output_are_enough_for_an_edit_and_its_sheet() {
     assert!(settings.get("image").is_none());
     assert_eq!(report["outputs"], json!([desk.at("out.png"), desk.at("sheet.png")]));
     assert_eq!(report["warnings"], json!([]));
-    // 2 of 3 steps are run, with two calls each way.
-    assert_eq!(report["network_calls"], 8);
+    // The demo's own defaults: all 3 steps are run, with two calls each way, and inverted without guidance.
+    assert_eq!(settings["strength"], 1.0);
+    assert_eq!(settings["source_guidance"], 1.0);
+    assert_eq!(report["network_calls"], 12);
 
     assert_eq!(desk.size("out.png"), (64, 64));
     // Source, reconstruction and edit, 192 wide with 12 between; below them their differences.

@@ -47,7 +47,8 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
         }
         (None, None) => return Err(Failure::usage("there is nothing to edit")),
         (None, Some(input)) => {
-            let settings = RunSettings::new(&args.run, input::edit_strength(&args.model), reporter);
+            let settings =
+                RunSettings::new(&args.run, input::edit_strength(&args.model, args.run.sampler), reporter);
             let guidance = settings::guidance(&args.guidance, DEFAULT_GUIDANCE);
             let negative = args.guidance.negative.clone().unwrap_or_default();
             let mut source_guidance = guidance;
