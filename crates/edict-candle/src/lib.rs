@@ -1,15 +1,15 @@
 //! The candle back end of edict: Stable Diffusion on CPU and GPU in pure Rust.
 //!
-//! [`CandleBackend`] implements [`edict_stable_diffusion::Backend`] on candle's tensors. On the CPU every operation is a kernel of this
-//! crate; elsewhere operations are composed out of candle's.
+//! [`CandleBackend`] implements [`edict_stable_diffusion::Backend`] on candle's tensors. On the CPU all that computes is a kernel of
+//! this crate; elsewhere operations are composed out of candle's.
 //!
 //! # Layout on the CPU
-//! Weights are packed when they are loaded, in the precision they are computed in or stored in. Images lie in memory with the channels of a pixel
+//! Weights are packed when they are loaded; halves stay halves and are widened a block at a time. Images lie in memory with the channels of a pixel
 //! side by side: tensors have the shape `[batch, channels, height, width]` and the strides of `[batch, height, width, channels]`.
 //!
 //! # Precision on the CPU
 //! `f64` and `f32` are computed in their own precision, statistics of norms and sums of softmaxes in `f64`. Convolutions of 3x3 in `f32`
-//! are computed by Winograd's F(4x4, 3x3) where that errs at most four times as much as the direct sum. `f16` and
+//! are computed by Winograd's F(4x4, 3x3) where its root mean square error, on noise, is at most four times the direct sum's. `f16` and
 //! `bf16` are storage formats: every operation widens its arguments to `f32`, computes there (attention scores and softmax
 //! too, so [`AttentionOptions::upcast`](edict_stable_diffusion::AttentionOptions) changes nothing) and rounds its result
 //! once.

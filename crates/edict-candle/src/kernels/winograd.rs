@@ -2,8 +2,8 @@
 //!
 //! Tiles of 4x4 output pixels are polynomials that are multiplied by their values at six points (arXiv:1509.09308). Inputs,
 //! 6x6 pixels, and weights are taken to the points, multiplied there, summed over the channels, and what comes out is
-//! taken back to pixels. The points are 0, [`A`], -`A`, [`B`], -`B` and infinity. With the usual 1 and 2 for `A` and `B` errors would be more than
-//! twice as large; sums over channels are formed in blocks of [`CHANNELS`], which again halves them. So they stay within
+//! taken back to pixels. The points are 0, [`A`], -`A`, [`B`], -`B` and infinity. The usual 1 and 2 for `A` and `B` err more;
+//! sums over channels are formed in blocks of [`CHANNELS`], since short sums err less. Errors so stay within
 //! four times those of the direct sum (root mean squares, of noise), which is what the tests hold them to. One large pixel
 //! among small ones costs its neighbours in the tile more. For f64 that would be too much.
 //!
