@@ -17,7 +17,7 @@ mod runs;
 mod score;
 mod summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -26,9 +26,11 @@ use case::Case;
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use edict_candle::CandleBackend;
+use edict_core::Latents;
 use edict_scenes::Attribute;
-use edict_stable_diffusion::{DType, ModelFolder, StableDiffusion, pixel_mse};
+use edict_stable_diffusion::{AnyState, DType, ModelFolder, StableDiffusion, pixel_mse, write_png};
 use method::{Method, NAMES, Plan, Setting};
+use ndarray::Axis;
 use results::{Reconstruction, Results, ceiling_key, key};
 use score::Score;
 use serde_json::json;
@@ -51,6 +53,9 @@ pub(crate) struct Options {
     /// Guidance scales
     #[arg(long, value_delimiter = ',', default_value = "1,2,3,5,7")]
     guidance: Vec<f64>,
+    /// Guidance scales of the inversion; "same" stands for the guidance scale of the edit
+    #[arg(long, value_delimiter = ',', default_value = "same,1", value_parser = source_guidance)]
+    source_guidance: Vec<SourceGuidance>,
     /// Strengths
     #[arg(long, value_delimiter = ',', default_value = "0.6,0.8,1")]
     strength: Vec<f64>,
@@ -76,6 +81,9 @@ pub(crate) struct Options {
     /// Draws preservation against success
     #[arg(long)]
     plot: Option<PathBuf>,
+    /// Folder to write the pictures of every edit that is measured to: source, ideal edit, and what each method made
+    #[arg(long)]
+    pictures: Option<PathBuf>,
     /// Only summarizes the results there are
     #[arg(long)]
     summary: bool,
@@ -107,13 +115,42 @@ fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// The guidance scale of an inversion.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum SourceGuidance {
+    /// That of the edit.
+    Same,
+    Of(f64),
+}
+
+fn source_guidance(text: &str) -> Result<SourceGuidance, String> {
+    match text {
+        "same" => Ok(SourceGuidance::Same),
+        _ => text.parse().map(SourceGuidance::Of).map_err(|_| "wanted a number or \"same\"".to_owned()),
+    }
+}
+
 /// Pairs every step count with every strength and every guidance scale.
 fn plans(options: &Options, folder: &ModelFolder) -> Result<Vec<Plan>, Fault> {
     let mut plans = Vec::new();
     for &steps in &options.steps {
         for &strength in &options.strength {
-            for &guidance in &options.guidance {
-                plans.push(Plan::new(Setting { guidance, strength, steps }, folder)?);
+            // Settings that share an inversion stand together.
+            let mut settings = Vec::new();
+            for source in &options.source_guidance {
+                for &guidance in &options.guidance {
+                    let source_guidance = match *source {
+                        SourceGuidance::Same => guidance,
+                        SourceGuidance::Of(scale) => scale,
+                    };
+                    let setting = Setting { guidance, source_guidance, strength, steps };
+                    if !settings.contains(&setting) {
+                        settings.push(setting);
+                    }
+                }
+            }
+            for setting in settings {
+                plans.push(Plan::new(setting, folder)?);
             }
         }
     }
@@ -143,7 +180,13 @@ fn run(options: &Options) -> Result<(), Fault> {
     if !options.summary {
         let cases: Vec<_> =
             (0..options.cases).flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
-        let bench = Bench { folder: &folder, methods: &methods, plans: &plans, reconstruct: 50 };
+        let bench = Bench {
+            folder: &folder,
+            methods: &methods,
+            plans: &plans,
+            reconstruct: 50,
+            pictures: options.pictures.as_deref(),
+        };
         bench.measure(&cases, options.workers, &results)?;
     }
     let runs = runs::runs(&methods, &plans, options.cases, &results)?;
@@ -171,6 +214,8 @@ struct Bench<'a> {
     plans: &'a [Plan],
     /// The step count at which, at strength 1, pictures are also reconstructed: the paper's Table 1 on this data.
     reconstruct: usize,
+    /// Where pictures are written.
+    pictures: Option<&'a Path>,
 }
 
 impl Bench<'_> {
@@ -182,12 +227,15 @@ impl Bench<'_> {
             // One that fails leaves the others nothing to do.
             let _end = TakesTheRest { next: &next, cases: cases.len() };
             let backend = CandleBackend::cpu(DType::F32).with_threads(1)?;
-            let model = StableDiffusion::load(&backend, self.folder)?;
-            while let Some(&(attribute, number)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.measure_case(&model, attribute, number, results)?;
-                eprintln!("{} {number}: {:.0} s", attribute.word(), begun.elapsed().as_secs_f64());
-            }
-            Ok(())
+            // From within the thread that computes, operations are not handed over one by one.
+            backend.install(|| {
+                let model = StableDiffusion::load(&backend, self.folder)?;
+                while let Some(&(attribute, number)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    self.measure_case(&model, attribute, number, results)?;
+                    eprintln!("{} {number}: {:.0} s", attribute.word(), begun.elapsed().as_secs_f64());
+                }
+                Ok(())
+            })
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(work)).collect();
@@ -208,7 +256,7 @@ impl Bench<'_> {
     ) -> Result<(), Fault> {
         let mut jobs = Vec::new();
         for method in self.methods {
-            jobs.extend(self.plans.iter().map(|plan| {
+            jobs.extend(self.plans.iter().filter(|plan| method.takes(plan.setting)).map(|plan| {
                 let key = key(method.name(), plan.setting, attribute, number);
                 (method, plan, key)
             }));
@@ -226,25 +274,59 @@ impl Bench<'_> {
             let ideal = model.decode(&model.encode_images(case.target.view())?.mode())?;
             results.add(&ceiling_key, Ok((Score::of(&case, &ideal, &floor), None)))?;
         }
-        for (method, plan, key) in jobs {
-            let reconstruct = plan.setting.steps == self.reconstruct && plan.setting.strength == 1.0;
-            let result = match method.run(model, &case, &latent, plan, reconstruct) {
-                Ok((edit, back)) => {
-                    let score = Score::of(&case, &model.decode(&edit)?, &floor);
-                    let back = match back {
-                        Some(back) => {
-                            let mse = pixel_mse(model.decode(&back)?.view(), case.source.view())?;
-                            Some(Reconstruction { mse, floor: floor_mse })
-                        }
-                        None => None,
-                    };
-                    Ok((score, back))
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            results.add(&key, result)?;
+        let save = |name: &str, picture: &Latents| self.save(attribute, number, name, picture);
+        save("source", &case.source)?;
+        save("ideal", &case.target)?;
+        save("autoencoder", &floor)?;
+        for jobs in jobs.chunk_by(|a, b| a.0 == b.0 && a.1.inverts_as(b.1)) {
+            let [(method, plan, _), ..] = jobs else { continue };
+            let noise = method.noise(model, &case, &latent, plan);
+            for (method, plan, key) in jobs {
+                let latents = match &noise {
+                    Ok(noise) => self.latents(model, &case, noise, method, plan),
+                    Err(error) => Err(error.to_string().into()),
+                };
+                let outcome = match latents {
+                    Ok((edit, back)) => {
+                        let edit = model.decode(&edit)?;
+                        save(&format!("{} {}", method.name(), plan.setting), &edit)?;
+                        let score = Score::of(&case, &edit, &floor);
+                        let mse = |back| -> Result<f64, Fault> {
+                            Ok(pixel_mse(model.decode(&back)?.view(), case.source.view())?)
+                        };
+                        let back = back.map(mse).transpose()?;
+                        Ok((score, back.map(|mse| Reconstruction { mse, floor: floor_mse })))
+                    }
+                    Err(error) => Err(error.to_string()),
+                };
+                results.add(key, outcome)?;
+            }
         }
         Ok(())
+    }
+
+    /// Writes a picture of a case, `[1, 3, height, width]`, where they are wanted.
+    fn save(&self, attribute: Attribute, number: u64, name: &str, picture: &Latents) -> Result<(), Fault> {
+        let Some(folder) = self.pictures else { return Ok(()) };
+        let folder = folder.join(format!("{} {number}", attribute.word()));
+        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let picture = picture.index_axis(Axis(0), 0).into_dimensionality()?;
+        Ok(write_png(folder.join(format!("{name}.png")), picture)?)
+    }
+
+    /// Makes the edit of noise, and what comes back where that is to be measured.
+    fn latents(
+        &self,
+        model: &StableDiffusion<CandleBackend>,
+        case: &Case,
+        noise: &AnyState,
+        method: &Method,
+        plan: &Plan,
+    ) -> Result<(Latents, Option<Latents>), Fault> {
+        let Setting { steps, strength, guidance, source_guidance } = plan.setting;
+        let reconstruct = steps == self.reconstruct && strength == 1.0 && guidance == source_guidance;
+        let edit = method.edit(model, case, noise, plan)?;
+        Ok((edit, if reconstruct { method.back(model, case, noise, plan)? } else { None }))
     }
 }
 
@@ -291,7 +373,13 @@ mod tests {
         let path = desk.path().join("results");
         let methods = Method::all(0.98).unwrap();
         let plans = plans(&options("--steps 2 --strength 1 --guidance 1"), &folder).unwrap();
-        let bench = Bench { folder: &folder, methods: &methods, plans: &plans, reconstruct: 2 };
+        let bench = Bench {
+            folder: &folder,
+            methods: &methods,
+            plans: &plans,
+            reconstruct: 2,
+            pictures: Some(desk.path()),
+        };
         let measure = || {
             let results = Results::open(&path, &json!({})).unwrap();
             bench.measure(&[(Attribute::Colour, 0)], 2, &results).unwrap();
@@ -312,6 +400,8 @@ mod tests {
             let equal = (mse / floor - 1.0).abs() < 1e-6;
             assert_eq!(equal, run.method != "ddim", "{}: {mse} {floor}", run.method);
         }
+        let pictures = std::fs::read_dir(desk.path().join("colour 0")).unwrap().count();
+        assert_eq!(pictures, 3 + NAMES.len());
         measure();
         assert!(lines == std::fs::read_to_string(&path).unwrap());
     }

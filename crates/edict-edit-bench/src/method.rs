@@ -8,7 +8,7 @@ use edict_core::{
     NoisePredictor, Sampler, Timestep, Trajectory, TwoStep, TwoStepRule, UpdateOrder,
 };
 use edict_stable_diffusion::{
-    AnySampler, Backend, ModelFolder, PromptEmbedding, StableDiffusion, seeded_noise,
+    AnySampler, AnyState, Backend, ModelFolder, PromptEmbedding, StableDiffusion, seeded_noise,
 };
 use ndarray::ArrayViewD;
 
@@ -27,14 +27,19 @@ pub(crate) enum Method {
 /// What a run is made with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Setting {
+    /// Guidance scale of the generation.
     pub(crate) guidance: f64,
+    /// Guidance scale of the inversion.
+    pub(crate) source_guidance: f64,
     pub(crate) strength: f64,
     pub(crate) steps: usize,
 }
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} steps, strength {}, guidance {}", self.steps, self.strength, self.guidance)
+        let Self { guidance, source_guidance, strength, steps } = self;
+        write!(f, "{steps} steps, strength {strength}, guidance {guidance}")?;
+        if source_guidance != guidance { write!(f, " from {source_guidance}") } else { Ok(()) }
     }
 }
 
@@ -44,6 +49,7 @@ pub(crate) struct Plan {
     pub(crate) setting: Setting,
     trajectory: Trajectory,
     guidance: GuidanceScale,
+    source_guidance: GuidanceScale,
 }
 
 impl Plan {
@@ -57,7 +63,14 @@ impl Plan {
             setting,
             trajectory: folder.trajectory(setting.steps, setting.strength).map_err(wrong)?,
             guidance: GuidanceScale::constant(setting.guidance).map_err(wrong)?,
+            source_guidance: GuidanceScale::constant(setting.source_guidance).map_err(wrong)?,
         })
+    }
+
+    /// Whether the inversions of the two are one.
+    pub(crate) fn inverts_as(&self, other: &Self) -> bool {
+        let of = |plan: &Self| Setting { guidance: 0.0, ..plan.setting };
+        of(self) == of(other)
     }
 }
 
@@ -84,22 +97,49 @@ impl Method {
         }
     }
 
-    /// Edits a picture's latents, and reconstructs them where that is asked for.
-    pub(crate) fn run<B: Backend>(
+    /// Whether the method has use for a setting: without an inversion there is no guidance scale of one, so that only one
+    /// setting of those that differ in it is tried.
+    pub(crate) fn takes(&self, setting: Setting) -> bool {
+        *self != Self::SdEdit || setting.source_guidance == setting.guidance
+    }
+
+    /// Takes a picture's latents to noise.
+    pub(crate) fn noise<B: Backend>(
         &self,
         model: &StableDiffusion<B>,
         case: &Case,
         latent: &Latents,
         plan: &Plan,
-        reconstruct: bool,
-    ) -> Result<(Latents, Option<Latents>), Fault> {
+    ) -> Result<AnyState, Fault> {
+        let predictor = Guided::new(model.predictor(), plan.source_guidance.clone());
+        let noise = seeded_noise(latent.shape(), case.seed);
+        self.to_noise(latent, &noise, &plan.trajectory, &predictor, &prompt(model, &case.source_caption)?)
+    }
+
+    /// Makes a picture's latents of noise: the edit.
+    pub(crate) fn edit<B: Backend>(
+        &self,
+        model: &StableDiffusion<B>,
+        case: &Case,
+        noise: &AnyState,
+        plan: &Plan,
+    ) -> Result<Latents, Fault> {
         let predictor = Guided::new(model.predictor(), plan.guidance.clone());
-        let negative = model.encode_prompt("")?;
-        let under = |prompt: &str| -> Result<Guidance<PromptEmbedding>, Fault> {
-            Ok(Guidance { positive: model.encode_prompt(prompt)?, negative: negative.clone() })
-        };
-        let prompts = [&under(&case.source_caption)?, &under(&case.target_caption)?];
-        self.edit(latent, case.seed, &plan.trajectory, &predictor, prompts, reconstruct)
+        self.to_image(noise, &plan.trajectory, &predictor, &prompt(model, &case.target_caption)?)
+    }
+
+    /// Makes the latents again that the noise was made of, or what comes near to them; nothing where it was not made of them.
+    pub(crate) fn back<B: Backend>(
+        &self,
+        model: &StableDiffusion<B>,
+        case: &Case,
+        noise: &AnyState,
+        plan: &Plan,
+    ) -> Result<Option<Latents>, Fault> {
+        let predictor = Guided::new(model.predictor(), plan.source_guidance.clone());
+        let made =
+            || self.to_image(noise, &plan.trajectory, &predictor, &prompt(model, &case.source_caption)?);
+        (*self != Self::SdEdit).then(made).transpose()
     }
 
     /// Counts the calls of the network that an edit takes, by an edit with a network that says nothing.
@@ -109,36 +149,56 @@ impl Method {
             count.set(count.get() + 1);
             Latents::zeros(z.shape())
         });
-        self.edit(&Latents::zeros(vec![1, 1, 1, 1]), 0, &plan.trajectory, &predictor, [&(), &()], false)?;
+        let zeros = Latents::zeros(vec![1, 1, 1, 1]);
+        let noise = self.to_noise(&zeros, &zeros, &plan.trajectory, &predictor, &())?;
+        self.to_image(&noise, &plan.trajectory, &predictor, &())?;
         Ok(count.get())
     }
 
-    /// `seed` is that of the noise where there is some; `prompts` are the source's and the target's.
-    fn edit<P: NoisePredictor>(
+    fn sampler(&self) -> AnySampler {
+        match self {
+            Self::Invert(_, sampler) => *sampler,
+            Self::SdEdit => AnySampler::Ddim(Ddim),
+        }
+    }
+
+    /// Inverts, or adds `noise`, as the method has it.
+    fn to_noise<P: NoisePredictor>(
         &self,
         latent: &Latents,
-        seed: u64,
+        noise: &Latents,
         trajectory: &Trajectory,
         predictor: &P,
-        [source, target]: [&P::Condition; 2],
-        reconstruct: bool,
-    ) -> Result<(Latents, Option<Latents>), Fault> {
+        source: &P::Condition,
+    ) -> Result<AnyState, Fault> {
+        let sampler = self.sampler();
         match self {
-            Self::Invert(_, sampler) => {
+            Self::Invert(..) => {
                 let start = sampler.state_from_image(latent, trajectory)?;
-                let noise = sampler.invert(&start, trajectory, predictor, source, &mut ())?;
-                let generate = |condition| -> Result<Latents, Fault> {
-                    let state = sampler.generate(&noise, trajectory, predictor, condition, &mut ())?;
-                    Ok(sampler.image(&state, trajectory)?)
-                };
-                Ok((generate(target)?, reconstruct.then(|| generate(source)).transpose()?))
+                Ok(sampler.invert(&start, trajectory, predictor, source, &mut ())?)
             }
             Self::SdEdit => {
-                let noised = Ddim.noised(latent, &seeded_noise(latent.shape(), seed), trajectory)?;
-                Ok((Ddim.generate(&noised, trajectory, predictor, target, &mut ())?, None))
+                Ok(sampler.state_from_noise(&Ddim.noised(latent, noise, trajectory)?, trajectory)?)
             }
         }
     }
+
+    fn to_image<P: NoisePredictor>(
+        &self,
+        noise: &AnyState,
+        trajectory: &Trajectory,
+        predictor: &P,
+        condition: &P::Condition,
+    ) -> Result<Latents, Fault> {
+        let sampler = self.sampler();
+        let state = sampler.generate(noise, trajectory, predictor, condition, &mut ())?;
+        Ok(sampler.image(&state, trajectory)?)
+    }
+}
+
+/// A caption against the empty prompt.
+fn prompt<B: Backend>(model: &StableDiffusion<B>, text: &str) -> Result<Guidance<PromptEmbedding>, Fault> {
+    Ok(Guidance { positive: model.encode_prompt(text)?, negative: model.encode_prompt("")? })
 }
 
 #[cfg(test)]
@@ -148,7 +208,7 @@ mod tests {
     #[test]
     fn methods_have_their_names_and_take_the_calls_that_their_papers_say() {
         let plan = |steps, strength| {
-            let setting = Setting { guidance: 3.0, strength, steps };
+            let setting = Setting { guidance: 3.0, source_guidance: 3.0, strength, steps };
             Plan::new(setting, &edict_demo_model::folder().unwrap())
         };
         let methods = Method::all(0.98).unwrap();

@@ -15,8 +15,8 @@ use crate::score::Score;
 
 /// What one edit is known by.
 pub(crate) fn key(method: &str, setting: Setting, attribute: Attribute, number: u64) -> String {
-    let Setting { guidance, strength, steps } = setting;
-    format!("{method} g{guidance} s{strength} n{steps} {} {number}", attribute.word())
+    let Setting { guidance, source_guidance, strength, steps } = setting;
+    format!("{method} g{guidance} from g{source_guidance} s{strength} n{steps} {} {number}", attribute.word())
 }
 
 /// What the ideal edit, encoded and decoded, is known by.

@@ -36,7 +36,7 @@ pub(crate) fn runs(
     let mut runs = Vec::new();
     let scores = results.scores();
     for method in methods {
-        for plan in plans {
+        for plan in plans.iter().filter(|plan| method.takes(plan.setting)) {
             let setting = plan.setting;
             let mut outcomes = BTreeMap::new();
             for (place, attribute) in Attribute::ALL.into_iter().enumerate() {
@@ -151,7 +151,7 @@ pub(crate) mod made_up {
     use super::*;
 
     pub(crate) fn setting(guidance: f64) -> Setting {
-        Setting { guidance, strength: 1.0, steps: 50 }
+        Setting { guidance, source_guidance: guidance, strength: 1.0, steps: 50 }
     }
 
     /// A score that succeeds or not, and keeps as many dB.

@@ -23,9 +23,10 @@ pictures differ is the region to change. Errors are of pixels in [-1, 1], clampe
 * Preservation: outside it, the mean squared error against the source over all edits, in dB. Autoencoder: the same of the source
   that is only encoded and decoded, the floor under every method.
 * Fidelity: the mean squared error of the whole picture against the ideal edit, in dB.
-* Calls: of the network an edit, both ways; each is of two prompts unless the guidance scale is 1.
+* Calls: of the network an edit, both ways; each is of two prompts unless its guidance scale is 1.
 
-Inversion is under the source's caption and the same guidance scale as the edit. Where a table picks the best of a method's settings
+Inversion is under the source's caption. Guidance 3 from 1 is an edit at guidance scale 3 of an inversion at 1; where one number
+stands both are at that scale. Where a table picks the best of a method's settings
 it does so on the cases that it reports: with more settings to pick from, that is more optimistic.
 ";
 
@@ -102,8 +103,8 @@ fn autoencoder(ceiling: &[(usize, usize)]) -> String {
 /// A row for each run.
 fn table(runs: &[Run]) -> String {
     let mut text = String::from(
-        "| method | steps | strength | guidance | calls | edits | success (95%) | kind | colour | sky | ground | style | leaning | \
-         preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| method | steps | strength | guidance | inverted at | calls | edits | success (95%) | kind | colour | sky | ground | style | leaning | \
+         preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for run in runs {
         let shares = run.shares();
@@ -112,11 +113,12 @@ fn table(runs: &[Run]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {} | {} | {} | {} |",
             run.method,
             run.setting.steps,
             run.setting.strength,
             run.setting.guidance,
+            run.setting.source_guidance,
             run.calls,
             run.outcomes.len(),
             run.success(),
@@ -141,7 +143,7 @@ mod tests {
         let text = table(&[edict]);
         let row = text.lines().last().unwrap_or_default();
         // 3 of 5, one of which could not be done; the others kept 25 dB, and were 20 dB from the ideal edit.
-        assert!(row.starts_with("| edict | 50 | 1 | 3 | 200 | 5 | 0.600 ("), "{row}");
+        assert!(row.starts_with("| edict | 50 | 1 | 3 | 3 | 200 | 5 | 0.600 ("), "{row}");
         assert!(
             row.ends_with("| - | 0.60 | - | - | - | 0.600 | 25.00 dB | 35.00 dB | 20.00 dB | 1 |"),
             "{row}"
