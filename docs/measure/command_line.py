@@ -81,7 +81,7 @@ def golden(folder):
         given = [word for flag in ["strength", "guidance", "mixing_weight", "steps"]
                  for word in (f"--{flag.replace('_', '-')}", about[flag])]
         edict("invert", *model(name), "--image", GOLDEN / "images" / f"{image}.png", "--prompt", about["source"],
-              "--negative-prompt", about["negative"], *given, "--float", "--dtype", "f64", "--output", inversion)
+              "--negative", about["negative"], *given, "--float", "--dtype", "f64", "--output", inversion)
         edict("generate", *model(name), "--inversion", inversion, "--prompt", about["target"],
               "--output", folder / "o.png", "--latents", latents)
         cells = []
