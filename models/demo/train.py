@@ -3,6 +3,7 @@
 
     train.py train    --checkpoints DIR     trains VAE, then U-Net and text encoder; run again to go on
     train.py decoder  --steps N             trains the VAE's decoder further; the latents stay as they are
+    train.py begin    --source FOLDER       checkpoints of an exported folder, to go on from
     train.py export   --out FOLDER          writes the averaged weights in half precision
     train.py sample   --out SHEET.png       pictures for prompts
     train.py evaluate                       PSNR of the VAE on held-out scenes and photographs
@@ -23,6 +24,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+import begin  # noqa: E402
 import data  # noqa: E402
 import export  # noqa: E402
 import loop  # noqa: E402
@@ -45,6 +47,10 @@ def arguments():
     train.add_argument("--unet-steps", type=int, default=20000, help="may be raised or lowered when going on")
     decoder = commands.add_parser("decoder", parents=[common])
     decoder.add_argument("--steps", type=int, required=True)
+    start = commands.add_parser("begin", parents=[common])
+    start.add_argument("--source", type=Path, required=True)
+    start.add_argument("--vae-step", type=int, required=True, help="the step that the folder's VAE counts as")
+    start.add_argument("--unet-step", type=int, required=True)
     write = commands.add_parser("export", parents=[common])
     write.add_argument("--out", type=Path, required=True)
     sample = commands.add_parser("sample", parents=[common])
@@ -85,6 +91,10 @@ def train_decoder(options):
     pictures, _ = scenes(options, "scenes", data.TRAIN_SCENES, data.TRAIN_SEED)
     network, _ = vae.train_vae(options.checkpoints, pictures, held_out(options)[0], steps=0)
     vae.train_decoder(options.checkpoints, network, pictures, held_out(options)[0], options.steps)
+
+
+def begin_from(options):
+    begin.begin(options.source, options.checkpoints, options.vae_step, options.unet_step)
 
 
 def evaluate(options):
@@ -142,6 +152,7 @@ def main():
     commands = {
         "train": train,
         "decoder": train_decoder,
+        "begin": begin_from,
         "export": write,
         "sample": sample,
         "evaluate": evaluate,
