@@ -32,7 +32,7 @@ use edict_stable_diffusion::{AnyState, DType, ModelFolder, StableDiffusion, pixe
 use method::{Method, NAMES, Plan, Setting};
 use ndarray::Axis;
 use results::{Reconstruction, Results, ceiling_key, key};
-use score::Score;
+use score::{Criterion, Score};
 use serde_json::json;
 use summary::About;
 
@@ -72,6 +72,9 @@ pub(crate) struct Options {
     /// Networks at work side by side, a thread each
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    /// What counts as a success
+    #[arg(long, value_enum, default_value = "halfway")]
+    criterion: Criterion,
     /// What the report gives as its date
     #[arg(long, value_name = "TEXT")]
     date: Option<String>,
@@ -189,14 +192,19 @@ fn run(options: &Options) -> Result<(), Fault> {
         };
         bench.measure(&cases, options.workers, &results)?;
     }
-    let runs = runs::runs(&methods, &plans, options.cases, &results)?;
+    let runs = runs::runs(&methods, &plans, options.cases, options.criterion, &results)?;
     if runs.is_empty() {
         return Err(
             format!("{} has no results of these methods and settings", options.results.display()).into()
         );
     }
-    let about = About { model: fingerprint, gamma: options.gamma, date: options.date.clone() };
-    let text = summary::report(&runs, &about, &runs::ceiling(options.cases, &results));
+    let about = About {
+        model: fingerprint,
+        gamma: options.gamma,
+        criterion: options.criterion,
+        date: options.date.clone(),
+    };
+    let text = summary::report(&runs, &about, &runs::ceiling(options.cases, options.criterion, &results));
     print!("{text}");
     if let Some(path) = &options.table {
         results::write(path, &text)?;
@@ -383,8 +391,8 @@ mod tests {
         let measure = || {
             let results = Results::open(&path, &json!({})).unwrap();
             bench.measure(&[(Attribute::Colour, 0)], 2, &results).unwrap();
-            assert_eq!(runs::ceiling(1, &results)[Attribute::Colour as usize].1, 1);
-            runs::runs(&methods, &plans, 1, &results).unwrap()
+            assert_eq!(runs::ceiling(1, Criterion::Halfway, &results)[Attribute::Colour as usize].1, 1);
+            runs::runs(&methods, &plans, 1, Criterion::Halfway, &results).unwrap()
         };
         let found = measure();
         let lines = std::fs::read_to_string(&path).unwrap();

@@ -164,7 +164,7 @@ impl Method {
 
     /// Inverts, or adds `noise`, as the method has it.
     fn to_noise<P: NoisePredictor>(
-        &self,
+        self,
         latent: &Latents,
         noise: &Latents,
         trajectory: &Trajectory,
@@ -184,7 +184,7 @@ impl Method {
     }
 
     fn to_image<P: NoisePredictor>(
-        &self,
+        self,
         noise: &AnyState,
         trajectory: &Trajectory,
         predictor: &P,

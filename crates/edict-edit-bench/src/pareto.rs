@@ -140,7 +140,7 @@ struct Cases(Vec<(bool, f64)>);
 impl Cases {
     fn of(run: &Run) -> Self {
         let case = |outcome: &Option<(crate::score::Score, _)>| match outcome {
-            Some((score, _)) => (score.succeeds(), score.kept),
+            Some((score, _)) => (score.succeeds(run.criterion), score.kept),
             None => (false, f64::NAN),
         };
         Self(run.outcomes.values().map(case).collect())

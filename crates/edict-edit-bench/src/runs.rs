@@ -7,7 +7,7 @@ use edict_scenes::Attribute;
 use crate::Fault;
 use crate::method::{Method, Plan, Setting};
 use crate::results::{Reconstruction, Results, ceiling_key, key};
-use crate::score::{Score, decibels};
+use crate::score::{Criterion, Score, decibels};
 
 /// A case: the attribute that its edit changes, as a place in [`Attribute::ALL`], and its number.
 pub(crate) type CaseId = (usize, u64);
@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) setting: Setting,
     /// Calls of the network that an edit takes.
     pub(crate) calls: usize,
+    /// What counts as a success.
+    pub(crate) criterion: Criterion,
     /// `None` where the method could not do the edit.
     pub(crate) outcomes: BTreeMap<CaseId, Option<(Score, Option<Reconstruction>)>>,
 }
@@ -31,6 +33,7 @@ pub(crate) fn runs(
     methods: &[Method],
     plans: &[Plan],
     cases: u64,
+    criterion: Criterion,
     results: &Results,
 ) -> Result<Vec<Run>, Fault> {
     let mut runs = Vec::new();
@@ -47,7 +50,13 @@ pub(crate) fn runs(
                 }
             }
             if !outcomes.is_empty() {
-                runs.push(Run { method: method.name(), setting, calls: method.calls(plan)?, outcomes });
+                runs.push(Run {
+                    method: method.name(),
+                    setting,
+                    calls: method.calls(plan)?,
+                    criterion,
+                    outcomes,
+                });
             }
         }
     }
@@ -55,11 +64,15 @@ pub(crate) fn runs(
 }
 
 /// Takes, of each attribute, how many ideal edits still succeed when they have gone through the autoencoder, and of how many.
-pub(crate) fn ceiling(cases: u64, results: &Results) -> [(usize, usize); Attribute::ALL.len()] {
+pub(crate) fn ceiling(
+    cases: u64,
+    criterion: Criterion,
+    results: &Results,
+) -> [(usize, usize); Attribute::ALL.len()] {
     let scores = results.scores();
     Attribute::ALL.map(|attribute| {
         let of = (0..cases).filter_map(|number| scores.get(&ceiling_key(attribute, number))?.as_ref().ok());
-        of.fold((0, 0), |(hits, all), (score, _)| (hits + usize::from(score.succeeds()), all + 1))
+        of.fold((0, 0), |(hits, all), (score, _)| (hits + usize::from(score.succeeds(criterion)), all + 1))
     })
 }
 
@@ -106,7 +119,8 @@ impl Run {
     /// 1 for every case whose edit succeeds and 0 for every other, in the order of the cases. An edit that could not be done
     /// has not succeeded.
     pub(crate) fn successes(&self) -> Vec<f64> {
-        let succeeds = |outcome: &Option<(Score, _)>| outcome.is_some_and(|(score, _)| score.succeeds());
+        let succeeds =
+            |outcome: &Option<(Score, _)>| outcome.is_some_and(|(score, _)| score.succeeds(self.criterion));
         self.outcomes.values().map(|outcome| f64::from(u8::from(succeeds(outcome)))).collect()
     }
 
@@ -175,7 +189,13 @@ pub(crate) mod made_up {
         preservation: f64,
     ) -> Run {
         let outcome = |number| ((place, number), Some((score(number < hits, preservation), None)));
-        Run { method, setting: setting(guidance), calls: 200, outcomes: (0..cases).map(outcome).collect() }
+        Run {
+            method,
+            setting: setting(guidance),
+            calls: 200,
+            criterion: Criterion::Halfway,
+            outcomes: (0..cases).map(outcome).collect(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an edit is worth.
 
+use clap::ValueEnum;
 use edict_core::Latents;
 use serde_json::{Value, json};
 
@@ -7,6 +8,15 @@ use crate::case::Case;
 
 /// To be raised with every change of what is measured, or of how: results of two versions do not go together.
 pub(crate) const VERSION: u32 = 1;
+
+/// When an edit counts as a success.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Criterion {
+    /// In the region to change it is nearer to the ideal edit than halfway: its distance is below half of the source's
+    Halfway,
+    /// In that region it is nearer to the ideal edit than to the source
+    Nearer,
+}
 
 /// Sums of squares of one edit, in [-1, 1] and clamped, from which every figure follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -49,14 +59,13 @@ impl Score {
         }
     }
 
-    /// Whether the changed region is closer to the ideal edit than halfway from the source: a distance below half of theirs.
-    pub(crate) fn succeeds(&self) -> bool {
-        self.to_target < self.apart / 4.0
-    }
-
-    /// Whether the changed region is nearer to the ideal edit than to the source.
-    pub(crate) fn leans(&self) -> bool {
-        self.to_target < self.to_source
+    /// Whether the edit is a success.
+    pub(crate) fn succeeds(&self, criterion: Criterion) -> bool {
+        match criterion {
+            // Of distances half, of their squares a quarter.
+            Criterion::Halfway => self.to_target < self.apart / 4.0,
+            Criterion::Nearer => self.to_target < self.to_source,
+        }
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -91,14 +100,22 @@ mod tests {
         for attribute in Attribute::ALL {
             let case = Case::draw(attribute, 3, 64).unwrap();
             let ideal = Score::of(&case, &case.target, &case.source);
-            assert!(ideal.succeeds() && ideal.leans() && ideal.whole == 0.0, "{attribute:?}");
+            let both = [Criterion::Halfway, Criterion::Nearer];
+            assert!(both.iter().all(|&c| ideal.succeeds(c)) && ideal.whole == 0.0, "{attribute:?}");
             // What differs by less than an eye sees counts as outside.
             assert!(decibels(ideal.kept) > 35.0, "{attribute:?} {}", ideal.kept);
             let nothing = Score::of(&case, &case.source, &case.source);
-            assert!(!nothing.succeeds() && !nothing.leans() && nothing.kept == 0.0, "{attribute:?}");
-            // Halfway is not enough.
-            let half = (&case.source + &case.target) / 2.0;
-            assert!(!Score::of(&case, &half, &case.source).succeeds(), "{attribute:?}");
+            assert!(both.iter().all(|&c| !nothing.succeeds(c)) && nothing.kept == 0.0, "{attribute:?}");
+            // Halfway is not enough for the one, and a little more than it for the other.
+            let on_the_way = |share: f64| {
+                Score::of(&case, &(&case.source * (1.0 - share) + &case.target * share), &case.source)
+            };
+            assert!(!on_the_way(0.499).succeeds(Criterion::Halfway), "{attribute:?}");
+            assert!(!on_the_way(0.499).succeeds(Criterion::Nearer), "{attribute:?}");
+            // On the straight way between the two the criteria are one, beside it they are not.
+            assert!(both.iter().all(|&c| on_the_way(0.501).succeeds(c)), "{attribute:?}");
+            let beside = Score { to_target: 0.3 * ideal.apart, to_source: 0.9 * ideal.apart, ..ideal };
+            assert_eq!(both.map(|c| beside.succeeds(c)), [false, true]);
             assert_eq!(Score::from_json(&ideal.json()), Some(ideal));
         }
     }
@@ -108,7 +125,7 @@ mod tests {
         let mut case = Case::draw(Attribute::Style, 0, 64).unwrap();
         case.changed.fill(true);
         let score = Score::of(&case, &case.target, &case.source);
-        assert!(score.kept.is_nan() && score.kept_floor.is_nan() && score.succeeds());
+        assert!(score.kept.is_nan() && score.kept_floor.is_nan() && score.succeeds(Criterion::Halfway));
         let read = Score::from_json(&score.json()).unwrap();
         assert!(read.kept.is_nan() && read.to_target == score.to_target);
     }

@@ -6,7 +6,7 @@ use edict_scenes::Attribute;
 
 use crate::bootstrap::interval;
 use crate::runs::{Run, is_local, mean, methods, shared};
-use crate::score::{decibels, written};
+use crate::score::{Criterion, decibels, written};
 use crate::{best, pareto, reconstruction};
 
 /// The methods that exact inversion is measured against.
@@ -17,17 +17,15 @@ const DEFINITIONS: &str = "
 An edit changes one attribute of a drawn scene, and the scene program draws what an ideal edit would make of it. Where the two
 pictures differ is the region to change. Errors are of pixels in [-1, 1], clamped; in dB they are ratios for pixels in [0, 1].
 
-* Success: in the region to change, the mean squared error against the ideal edit is below a quarter of that between source and
-  ideal edit: nearer than half the way. An edit that a method refuses has not succeeded.
-* Leaning: in that region the edit is nearer to the ideal edit than to the source.
+* Success: {success}. An edit that a method refuses has not succeeded.
 * Preservation: outside it, the mean squared error against the source over all edits, in dB. Autoencoder: the same of the source
   that is only encoded and decoded, the floor under every method.
 * Fidelity: the mean squared error of the whole picture against the ideal edit, in dB.
 * Calls: of the network an edit, both ways; each is of two prompts unless its guidance scale is 1.
 
 Inversion is under the source's caption. Guidance 3 from 1 is an edit at guidance scale 3 of an inversion at 1; where one number
-stands both are at that scale. Where a table picks the best of a method's settings
-it does so on the cases that it reports: with more settings to pick from, that is more optimistic.
+stands, both are at that scale. Where a table picks the best of a method's settings it does so on the cases that it reports: with
+more settings to pick from, that is more optimistic.
 ";
 
 /// What runs were made with.
@@ -37,14 +35,29 @@ pub(crate) struct About {
     pub(crate) model: String,
     /// Of BDIA.
     pub(crate) gamma: f64,
+    pub(crate) criterion: Criterion,
     pub(crate) date: Option<String>,
+}
+
+/// What a success is, in the words of the report.
+fn success(criterion: Criterion) -> &'static str {
+    match criterion {
+        Criterion::Halfway => {
+            "in the region to change, the mean squared error against the ideal edit is below a quarter of that between source\n  \
+             and ideal edit: nearer than half the way"
+        }
+        Criterion::Nearer => {
+            "in the region to change, the edit is nearer to the ideal edit than to the source. (The stricter criterion asks for\n  \
+             a distance below half of the source's.)"
+        }
+    }
 }
 
 /// Everything there is to say of runs of a model, as Markdown; `ceiling` is how many of how many ideal edits of each attribute
 /// succeed when they have gone through the autoencoder.
 pub(crate) fn report(runs: &[Run], about: &About, ceiling: &[(usize, usize)]) -> String {
     let mut text = head(runs, about);
-    text += DEFINITIONS;
+    text += &DEFINITIONS.replace("{success}", success(about.criterion));
     text += &autoencoder(ceiling);
     let compared = shared(runs);
     if compared.is_empty() {
@@ -68,7 +81,7 @@ pub(crate) fn report(runs: &[Run], about: &About, ceiling: &[(usize, usize)]) ->
 
 /// What was measured, with what, and on how many cases.
 fn head(runs: &[Run], about: &About) -> String {
-    let About { model, gamma, date } = about;
+    let About { model, gamma, date, .. } = about;
     let count = |place| runs.iter().map(|run| run.of_attribute(place).outcomes.len()).max().unwrap_or(0);
     let kinds: Vec<_> = (Attribute::ALL.iter().enumerate())
         .map(|(place, attribute)| format!("{} {}", attribute.word(), count(place)))
@@ -103,17 +116,16 @@ fn autoencoder(ceiling: &[(usize, usize)]) -> String {
 /// A row for each run.
 fn table(runs: &[Run]) -> String {
     let mut text = String::from(
-        "| method | steps | strength | guidance | inverted at | calls | edits | success (95%) | kind | colour | sky | ground | style | leaning | \
-         preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| method | steps | strength | guidance | inverted at | calls | edits | success (95%) | kind | colour | sky | ground | style | \
+         preservation | autoencoder | fidelity | refused |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for run in runs {
         let shares = run.shares();
         let [low, high] = interval(&run.successes());
-        let leaning = run.scores().filter(|score| score.leans()).count() as f64 / run.outcomes.len() as f64;
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {leaning:.3} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {} | {} | {} | {} |",
             run.method,
             run.setting.steps,
             run.setting.strength,
@@ -144,15 +156,17 @@ mod tests {
         let row = text.lines().last().unwrap_or_default();
         // 3 of 5, one of which could not be done; the others kept 25 dB, and were 20 dB from the ideal edit.
         assert!(row.starts_with("| edict | 50 | 1 | 3 | 3 | 200 | 5 | 0.600 ("), "{row}");
-        assert!(
-            row.ends_with("| - | 0.60 | - | - | - | 0.600 | 25.00 dB | 35.00 dB | 20.00 dB | 1 |"),
-            "{row}"
-        );
+        assert!(row.ends_with("| - | 0.60 | - | - | - | 25.00 dB | 35.00 dB | 20.00 dB | 1 |"), "{row}");
         assert_eq!(row.matches('|').count(), text.lines().next().unwrap_or_default().matches('|').count());
     }
 
     fn about() -> About {
-        About { model: "abc".to_owned(), gamma: 0.98, date: Some("1 May".to_owned()) }
+        About {
+            model: "abc".to_owned(),
+            gamma: 0.98,
+            criterion: Criterion::Halfway,
+            date: Some("1 May".to_owned()),
+        }
     }
 
     #[test]
