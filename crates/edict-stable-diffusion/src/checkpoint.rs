@@ -4,13 +4,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::inversion_file::{read_file, timestep};
+use crate::inversion_file::{CHECKPOINT_METADATA, read_file, timestep};
 use crate::state_tensors::{StateNote, read_state, write_state};
 use crate::tensor_file::{TensorReader, TensorWriter};
 use crate::{AnyState, GuidanceSettings, Inversion, InversionFileError, Origin};
-
-/// The key of the metadata that only checkpoints have.
-pub(crate) const METADATA: &str = "edict_checkpoint";
 
 /// An interrupted run with everything needed to go on and end in the same bits.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +95,7 @@ impl Checkpoint {
                 })
             }
         };
-        file.metadata(METADATA, &Metadata { command: self.command.clone(), generation })?;
+        file.metadata(CHECKPOINT_METADATA, &Metadata { command: self.command.clone(), generation })?;
         file.into_bytes()
     }
 
@@ -116,7 +113,7 @@ impl Checkpoint {
     /// As [`Inversion::from_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InversionFileError> {
         let file = TensorReader::new(bytes)?;
-        let metadata: Option<Metadata> = file.metadata(METADATA)?;
+        let metadata: Option<Metadata> = file.metadata(CHECKPOINT_METADATA)?;
         let metadata = metadata.ok_or(InversionFileError::NotACheckpoint)?;
         let (inversion, level) = Inversion::from_file(&file)?;
         let generation = match metadata.generation {

@@ -22,6 +22,9 @@ pub const INVERSION_FORMAT: u32 = 1;
 /// and carry plane.
 const MAX_BYTES: u64 = 1 << 30;
 
+/// The key of the metadata that checkpoints have on top: a run that was interrupted is no inversion.
+pub(crate) const CHECKPOINT_METADATA: &str = "edict_checkpoint";
+
 /// Why an inversion file could not be read or does not fit.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -271,7 +274,7 @@ impl Inversion {
     /// [`InversionFileError`] says what is wrong; nothing beyond the length of `bytes` is allocated on their word.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InversionFileError> {
         let file = TensorReader::new(bytes)?;
-        if file.has_metadata(crate::checkpoint::METADATA) {
+        if file.has_metadata(CHECKPOINT_METADATA) {
             return Err(InversionFileError::Checkpoint);
         }
         match Self::from_file(&file)? {
