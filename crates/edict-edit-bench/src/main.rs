@@ -17,6 +17,7 @@ mod runs;
 mod score;
 mod summary;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +51,9 @@ pub(crate) struct Options {
     /// Edits of each kind
     #[arg(long, default_value_t = 200)]
     cases: u64,
+    /// Number of the first edit of each kind: settings picked on some edits are to be judged on others
+    #[arg(long, default_value_t = 0)]
+    first: u64,
     /// Guidance scales
     #[arg(long, value_delimiter = ',', default_value = "1,2,3,5,7")]
     guidance: Vec<f64>,
@@ -90,6 +94,13 @@ pub(crate) struct Options {
     /// Only summarizes the results there are
     #[arg(long)]
     summary: bool,
+}
+
+impl Options {
+    /// The numbers of the edits of each kind.
+    fn numbers(&self) -> Range<u64> {
+        self.first..self.first.saturating_add(self.cases)
+    }
 }
 
 fn main() -> ExitCode {
@@ -182,7 +193,7 @@ fn run(options: &Options) -> Result<(), Fault> {
     let results = Results::open(&options.results, &with)?;
     if !options.summary {
         let cases: Vec<_> =
-            (0..options.cases).flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
+            options.numbers().flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
         let bench = Bench {
             folder: &folder,
             methods: &methods,
@@ -192,7 +203,7 @@ fn run(options: &Options) -> Result<(), Fault> {
         };
         bench.measure(&cases, options.workers, &results)?;
     }
-    let runs = runs::runs(&methods, &plans, options.cases, options.criterion, &results)?;
+    let runs = runs::runs(&methods, &plans, options.numbers(), options.criterion, &results)?;
     if runs.is_empty() {
         return Err(
             format!("{} has no results of these methods and settings", options.results.display()).into()
@@ -204,7 +215,7 @@ fn run(options: &Options) -> Result<(), Fault> {
         criterion: options.criterion,
         date: options.date.clone(),
     };
-    let text = summary::report(&runs, &about, &runs::ceiling(options.cases, options.criterion, &results));
+    let text = summary::report(&runs, &about, &runs::ceiling(options.numbers(), options.criterion, &results));
     print!("{text}");
     if let Some(path) = &options.table {
         results::write(path, &text)?;
@@ -391,8 +402,8 @@ mod tests {
         let measure = || {
             let results = Results::open(&path, &json!({})).unwrap();
             bench.measure(&[(Attribute::Colour, 0)], 2, &results).unwrap();
-            assert_eq!(runs::ceiling(1, Criterion::Halfway, &results)[Attribute::Colour as usize].1, 1);
-            runs::runs(&methods, &plans, 1, Criterion::Halfway, &results).unwrap()
+            assert_eq!(runs::ceiling(0..1, Criterion::Halfway, &results)[Attribute::Colour as usize].1, 1);
+            runs::runs(&methods, &plans, 0..1, Criterion::Halfway, &results).unwrap()
         };
         let found = measure();
         let lines = std::fs::read_to_string(&path).unwrap();

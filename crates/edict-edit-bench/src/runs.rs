@@ -1,6 +1,7 @@
 //! Results put together: what each method did at each setting, case by case.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use edict_scenes::Attribute;
 
@@ -32,7 +33,7 @@ pub(crate) struct Run {
 pub(crate) fn runs(
     methods: &[Method],
     plans: &[Plan],
-    cases: u64,
+    numbers: Range<u64>,
     criterion: Criterion,
     results: &Results,
 ) -> Result<Vec<Run>, Fault> {
@@ -43,7 +44,7 @@ pub(crate) fn runs(
             let setting = plan.setting;
             let mut outcomes = BTreeMap::new();
             for (place, attribute) in Attribute::ALL.into_iter().enumerate() {
-                for number in 0..cases {
+                for number in numbers.clone() {
                     if let Some(outcome) = scores.get(&key(method.name(), setting, attribute, number)) {
                         outcomes.insert((place, number), outcome.as_ref().ok().copied());
                     }
@@ -65,13 +66,14 @@ pub(crate) fn runs(
 
 /// Takes, of each attribute, how many ideal edits still succeed when they have gone through the autoencoder, and of how many.
 pub(crate) fn ceiling(
-    cases: u64,
+    numbers: Range<u64>,
     criterion: Criterion,
     results: &Results,
 ) -> [(usize, usize); Attribute::ALL.len()] {
     let scores = results.scores();
     Attribute::ALL.map(|attribute| {
-        let of = (0..cases).filter_map(|number| scores.get(&ceiling_key(attribute, number))?.as_ref().ok());
+        let of =
+            numbers.clone().filter_map(|number| scores.get(&ceiling_key(attribute, number))?.as_ref().ok());
         of.fold((0, 0), |(hits, all), (score, _)| (hits + usize::from(score.succeeds(criterion)), all + 1))
     })
 }
