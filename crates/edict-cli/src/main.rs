@@ -39,9 +39,9 @@ fn main() -> ExitCode {
     let output = cli.command.output();
     let reporter = Reporter::new(output.quiet);
     let result = match backends::chosen(&cli.command) {
-        BackendName::Candle => run::<CandleBackend>(&cli.command, &reporter),
+        BackendName::Candle => run_on::<CandleBackend>(&cli.command, &reporter),
         #[cfg(feature = "tch")]
-        BackendName::Tch => run::<edict_tch::TchBackend>(&cli.command, &reporter),
+        BackendName::Tch => run_on::<edict_tch::TchBackend>(&cli.command, &reporter),
         #[cfg(not(feature = "tch"))]
         BackendName::Tch => Err(backends::not_built(&cli.command)),
     };
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs a command on a back end.
-fn run<B: Offered>(command: &Command, reporter: &Reporter) -> Result<Report, Failure> {
+fn run_on<B: Offered>(command: &Command, reporter: &Reporter) -> Result<Report, Failure> {
     match command {
         Command::Invert(args) => commands::invert::run::<B>(args, reporter),
         Command::Generate(args) => commands::generate::run::<B>(args, reporter),

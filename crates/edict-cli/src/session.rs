@@ -106,7 +106,7 @@ pub(crate) fn load<'a, B: Offered>(
     })?;
     if args.fast_kernels {
         reporter.warn(
-            "with --fast-kernels PyTorch may answer one question in two ways: exactness is not promised",
+            "with --fast-kernels PyTorch may answer one question in two ways: exactness is not promised".to_owned(),
         );
     }
     if args.model.is_some() {
