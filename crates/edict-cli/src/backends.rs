@@ -12,6 +12,9 @@ use crate::failure::Failure;
 pub(crate) trait Offered: Backend {
     const NAME: BackendName;
 
+    /// Whether results are the same whatever the number of threads.
+    const ANY_THREADS: bool;
+
     /// Opens a device; `threads` is none where the back end is to choose, `fast` gives exactness up for speed.
     fn open(device: DeviceSpec, dtype: DType, threads: Option<usize>, fast: bool) -> Result<Self, Failure>;
 
@@ -21,6 +24,7 @@ pub(crate) trait Offered: Backend {
 
 impl Offered for CandleBackend {
     const NAME: BackendName = BackendName::Candle;
+    const ANY_THREADS: bool = true;
 
     fn open(device: DeviceSpec, dtype: DType, threads: Option<usize>, fast: bool) -> Result<Self, Failure> {
         if fast {
@@ -43,6 +47,7 @@ impl Offered for CandleBackend {
 #[cfg(feature = "tch")]
 impl Offered for edict_tch::TchBackend {
     const NAME: BackendName = BackendName::Tch;
+    const ANY_THREADS: bool = false;
 
     fn open(device: DeviceSpec, dtype: DType, threads: Option<usize>, fast: bool) -> Result<Self, Failure> {
         let backend = Self::new(device.to_string().parse()?, dtype)?.with_fast_kernels(fast)?;

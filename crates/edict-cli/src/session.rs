@@ -20,6 +20,9 @@ use crate::failure::{Failure, chain};
 use crate::progress::{Reporter, check_interrupt, writing};
 use crate::witness::Counted;
 
+/// As many threads as `--threads` takes.
+const MOST_THREADS: usize = 1024;
+
 /// A model at work.
 pub(crate) struct Session<'a, B: Backend> {
     pub(crate) model: StableDiffusion<B>,
@@ -94,9 +97,10 @@ pub(crate) fn load<'a, B: Offered>(
         (None, Some(origin)) => parse_dtype(&origin.dtype)?,
         (None, None) => DType::F32,
     };
-    // A file may come from a larger machine, or from nowhere.
+    // A file may come from a larger machine, or from nowhere; where its number decides about bits it is taken all the same.
     let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let kept = defaults.map(|origin| origin.threads.clamp(1, available));
+    let most = if B::ANY_THREADS { available } else { MOST_THREADS };
+    let kept = defaults.map(|origin| origin.threads.clamp(1, most));
     let threads = args.threads.map(usize::from).or(kept);
     let backend = B::open(device, dtype, threads, args.fast_kernels).map_err(|error| match defaults {
         Some(origin) if args.device.is_none() && device != DeviceSpec::Cpu => {
@@ -106,7 +110,8 @@ pub(crate) fn load<'a, B: Offered>(
     })?;
     if args.fast_kernels {
         reporter.warn(
-            "with --fast-kernels PyTorch may answer one question in two ways: exactness is not promised".to_owned(),
+            "with --fast-kernels PyTorch may answer one question in two ways: exactness is not promised"
+                .to_owned(),
         );
     }
     if args.model.is_some() {

@@ -13,9 +13,13 @@
 //! equal bits. [`TchBackend::with_fast_kernels`] turns that round, and then exactness is not promised. These settings, like the number of
 //! threads, are PyTorch's own and hold for the whole process.
 //!
-//! Results hold for one machine, one version of PyTorch and one number of threads: PyTorch splits some sums by the number of threads.
+//! Results hold for one machine, one version of PyTorch and **one number of threads**: where a thread's share of an activation ends in the
+//! middle of a vector, PyTorch goes on with another `erf` and another `exp`, whose last bits differ.
 //!
-//! ```
+//! # What is not a number
+//! PyTorch's attention on the CPU answers 0 to a query that is not a number. What goes past attention in a network carries it on.
+//!
+//! ```no_run
 //! use edict_stable_diffusion::{Backend, DType};
 //! use edict_tch::TchBackend;
 //! use ndarray::arr1;

@@ -1,7 +1,9 @@
-//! Equal arguments give equal bits: from call to call, and whatever the number of threads.
+//! Equal arguments give equal bits, from call to call and from thread to thread, with one number of threads.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::oracle;
-use crate::oracle::{raw, values};
+use crate::oracle::{raw, rounding, values};
 use edict_stable_diffusion::{AttentionOptions, Backend, Conv2dGeometry, DType};
 use edict_tch::TchBackend;
 use ndarray::ArrayD;
@@ -47,8 +49,16 @@ fn assert_same_bits(first: &[ArrayD<f64>], second: &[ArrayD<f64>], what: &str) {
     }
 }
 
+/// PyTorch has one number of threads for the process; these tests change it.
+static THREADS: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    THREADS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn equal_arguments_give_equal_bits() {
+    let _alone = alone();
     for dtype in oracle::DTYPES {
         for threads in [1, 2, 3] {
             let backend = TchBackend::cpu(dtype).unwrap().with_threads(threads).unwrap();
@@ -63,18 +73,28 @@ fn equal_arguments_give_equal_bits() {
 }
 
 #[test]
-fn results_do_not_depend_on_the_number_of_threads() {
+fn other_numbers_of_threads_differ_by_roundoff_at_most() {
+    let _alone = alone();
     for dtype in oracle::DTYPES {
         let one = run(&TchBackend::cpu(dtype).unwrap().with_threads(1).unwrap());
         for threads in [2, 3, 5] {
-            let backend = TchBackend::cpu(dtype).unwrap().with_threads(threads).unwrap();
-            assert_same_bits(&one, &run(&backend), &format!("{dtype}, {threads} threads"));
+            let several = run(&TchBackend::cpu(dtype).unwrap().with_threads(threads).unwrap());
+            for (i, (one, several)) in one.iter().zip(&several).enumerate() {
+                let largest = one.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+                let error = (one - several).iter().fold(0.0f64, |a, b| a.max(b.abs())) / largest;
+                // Where a thread's share ends in the middle of a vector, PyTorch goes on with another erf and another exp.
+                assert!(
+                    error <= 4.0 * rounding(dtype),
+                    "{dtype}, {threads} threads, operation {i}: {error:e}"
+                );
+            }
         }
     }
 }
 
 #[test]
 fn uses_the_threads_asked_for() {
+    let _alone = alone();
     let backend = TchBackend::cpu(DType::F32).unwrap().with_threads(3).unwrap();
     assert_eq!(backend.threads(), 3);
     run(&backend);

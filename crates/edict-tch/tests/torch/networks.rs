@@ -1,4 +1,4 @@
-//! Stable Diffusion on candle against the Python oracle.
+//! Stable Diffusion on PyTorch against the Python oracle.
 
 use crate::golden::{Golden, RUNS, Run, image, model, relative_error};
 use edict_stable_diffusion::{DType, ModelFolder, TextEncoder, UNet, Vae};
@@ -88,5 +88,18 @@ fn a_guided_pair_is_its_two_predictions() {
         let error = relative_error(&together, &stack(alone.each_ref()));
         println!("{} pair {dtype}: {error:.1e}", run.file);
         assert!(error <= bound(dtype) / 10.0, "{} at {dtype}: {error:e}", run.file);
+    });
+}
+
+/// PyTorch's attention answers 0 where a query is not a number; what goes past it carries it on.
+#[test]
+fn what_is_not_a_number_comes_out_of_the_network() {
+    each(&[DType::F64, DType::F32, DType::F16], |folder, backend, dtype, run, golden| {
+        let unet = UNet::load(backend, folder.unet_weights(), folder.unet_config()).unwrap();
+        let context = unet.context(golden.tensor("text_source").view()).unwrap();
+        let mut latents = golden.tensor("image_latent");
+        latents[[0, 1, 2, 3]] = f64::NAN;
+        let found = unet.predict(latents.view(), 501, &context).unwrap();
+        assert!(found.iter().all(|x| x.is_nan()), "{} at {dtype}", run.file);
     });
 }
