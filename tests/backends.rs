@@ -42,8 +42,8 @@ fn components<B: Backend>(backend: &B, folder: &ModelFolder, shift: f64) -> Vec<
     vec![
         ("text encoder", prompt),
         ("text encoder of nothing", empty),
-        ("encoder's mean", posterior.mean().to_owned()),
-        ("encoder's deviation", posterior.std().to_owned()),
+        ("encoder's mean", posterior.mean().clone()),
+        ("encoder's deviation", posterior.standard_deviation().clone()),
         ("decoder", decoded),
         ("U-Net of a pair at 981", at(981)),
         ("U-Net of a pair at 0", at(0)),
