@@ -81,7 +81,7 @@ fn every_bit_comes_back_by_every_exact_sampler() {
 fn two_threads_are_as_exact_as_one() {
     let desk = Desk::new();
     desk.invert("tiny-sd1", "inversion")
-        .args("--backend tch --steps 15")
+        .args("--backend tch --steps 5")
         .instead("--threads", "2")
         .run()
         .succeeds();
@@ -149,7 +149,7 @@ fn starts_with_no_environment_at_all() {
 #[test]
 fn devices_that_are_not_there_are_refused() {
     let desk = Desk::new();
-    let call = desk.invert("tiny-sd1", "inversion").args("--backend tch");
+    let call = desk.invert("tiny-sd1", "inversion").args("--backend tch --quiet");
     let error = call.clone().args("--device metal").run().error(1);
     assert!(error.contains("`metal`") && error.contains("`cpu`"), "{error}");
     let error = call.args("--device cuda:99").run().error(1);

@@ -44,8 +44,10 @@ pub(crate) fn run(options: &[String]) -> ExitCode {
 
     // Optimised: the tests walk real networks. To the end, so that the total is one of all tests.
     let mut test = |arguments: &[&str], name: &str| {
-        let status =
-            stream(&mut cargo(arguments), |line| counts += Counts::of_summary(line).unwrap_or_default());
+        let mut command = cargo(arguments);
+        // Tests run side by side: PyTorch's threads should not spin while they wait for each other.
+        command.env("OMP_WAIT_POLICY", "passive");
+        let status = stream(&mut command, |line| counts += Counts::of_summary(line).unwrap_or_default());
         match status {
             Ok(status) if status.success() => {}
             Ok(_) => failures.push(name.to_owned()),
