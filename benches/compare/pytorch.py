@@ -8,9 +8,15 @@ import math
 import time
 from dataclasses import dataclass
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+
+for library in (diffusers, transformers):
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
 
 DTYPES = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -37,9 +43,10 @@ class Networks:
         torch.set_grad_enabled(False)
 
         def load(kind, part):
-            return kind.from_pretrained(str(folder), subfolder=part, torch_dtype=dtype).to(device).eval()
+            return kind.from_pretrained(str(folder), subfolder=part).to(device, dtype).eval()
 
-        self.unet, self.vae, self.text = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
+        self.unet, self.vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
+        self.text = load(CLIPTextModel, "text_encoder")
         self.tokenizer = CLIPTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
         self.scheduler = DDIMScheduler.from_pretrained(str(folder), subfolder="scheduler")
         self.dtype, self.device = dtype, torch.device(device)

@@ -17,7 +17,7 @@ const SUBJECTS: [(&str, &str, &[&str]); 3] = [
             "--image",
             "crates/edict-demo-model/samples/house.png",
             "--source",
-            "a red house in a meadow by day",
+            "a red house in the snow by day",
             "--target",
             "a blue house in the snow by day",
         ],
