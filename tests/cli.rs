@@ -972,6 +972,31 @@ fn files_that_are_no_pictures_are_refused() {
 }
 
 #[test]
+#[cfg(not(feature = "tch"))]
+fn a_build_without_pytorch_says_how_to_get_one_with_it() {
+    let desk = Desk::new();
+    let remedy = "cargo build --release -p edict-cli --features tch";
+    let asked = ["cargo xtask libtorch", remedy, "leave out `--backend tch`"];
+    desk.refuses(desk.invert("inversion").args("--backend tch"), 2, &asked);
+    desk.refuses(desk.generate("out.png").args("--prompt cat --backend tch"), 2, &asked);
+    desk.refuses(desk.edit("out.png").args("--backend tch"), 2, &asked);
+    // A file that was made with it, without `--backend`.
+    desk.invert("inversion").args("--steps 3").run().succeeds();
+    change_inversion(&desk.at("inversion"), &desk.at("elsewhere"), |kept| {
+        kept.metadata["backend"] = json!("tch")
+    });
+    let call = desk.generate("out.png").with("--inversion", desk.at("elsewhere"));
+    desk.refuses(call.clone(), 1, &["\"tch\"", remedy, "--backend candle"]);
+    call.args("--backend candle").run().succeeds();
+}
+
+#[test]
+fn fast_kernels_are_for_pytorch() {
+    let desk = Desk::new();
+    desk.refuses(desk.invert("inversion").args("--fast-kernels"), 2, &["--fast-kernels", "--backend tch"]);
+}
+
+#[test]
 fn numbers_and_names_that_make_no_sense_are_refused() {
     let desk = Desk::new();
     let cases = [
@@ -982,7 +1007,7 @@ fn numbers_and_names_that_make_no_sense_are_refused() {
         ("--guidance-interval", vec!["800:200", "5", "a:b", "-1:5", "1:2:3", "1.5:2"]),
         ("--dtype", vec!["f8", "float32", "F32", ""]),
         ("--device", vec!["gpu", "cuda", "cuda:x", "cuda:-1", "cpu:0", ""]),
-        ("--backend", vec!["torch", "tch", ""]),
+        ("--backend", vec!["torch", "pytorch", ""]),
         ("--threads", vec!["0", "-1", "two", "1.5"]),
         ("--size", vec!["0x0", "64", "64x", "x64", "64x64x64", "-64x64", "64x64.5", "50x50", "wide"]),
     ];
@@ -1093,7 +1118,7 @@ fn inversions_that_are_damaged_are_refused() {
         ("f8", set("dtype", json!("f8"))),
         ("device", set("device", json!("toaster"))),
         ("cuda:7", set("device", json!("cuda:7"))),
-        ("tch", set("backend", json!("tch"))),
+        ("magic", set("backend", json!("magic"))),
         ("metadata", set("prompt", json!(null))),
         ("another model", set("model", json!("0123"))),
         ("run", set("steps", json!(0))),

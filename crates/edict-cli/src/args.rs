@@ -76,6 +76,9 @@ pub(crate) struct ModelArgs {
     /// Number of threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Let PyTorch take its fastest kernels, with `--backend tch`; exactness is then not promised
+    #[arg(long)]
+    pub(crate) fast_kernels: bool,
 }
 
 #[derive(Clone, Debug, Args)]

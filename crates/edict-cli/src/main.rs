@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod backends;
 mod commands;
 mod failure;
 mod input;
@@ -19,10 +20,14 @@ use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use args::{Cli, Command};
+use args::{BackendName, Cli, Command};
+use backends::Offered;
 use clap::Parser;
 use clap::error::ErrorKind;
+use edict_candle::CandleBackend;
+use failure::Failure;
 use progress::Reporter;
+use report::Report;
 
 fn main() -> ExitCode {
     let begun = Instant::now();
@@ -33,14 +38,12 @@ fn main() -> ExitCode {
     progress::watch_interrupts();
     let output = cli.command.output();
     let reporter = Reporter::new(output.quiet);
-    let result = match cli.command {
-        Command::Invert(args) => commands::invert::run(&args, &reporter),
-        Command::Generate(args) => commands::generate::run(&args, &reporter),
-        Command::Edit(args) => commands::edit::run(&args, &reporter),
-        Command::Reconstruct(args) => commands::reconstruct::run(&args, &reporter),
-        Command::Compare(args) => commands::reconstruct::compare(&args, &reporter),
-        Command::Sweep(args) => commands::sweep::run(&args, &reporter),
-        Command::Info(args) => commands::info::run(&args, &reporter),
+    let result = match backends::chosen(&cli.command) {
+        BackendName::Candle => run_on::<CandleBackend>(&cli.command, &reporter),
+        #[cfg(feature = "tch")]
+        BackendName::Tch => run_on::<edict_tch::TchBackend>(&cli.command, &reporter),
+        #[cfg(not(feature = "tch"))]
+        BackendName::Tch => Err(backends::not_built(&cli.command)),
     };
     match result {
         Ok(mut report) => {
@@ -60,6 +63,19 @@ fn main() -> ExitCode {
             progress::tell(&format!("error: {}", failure.message));
             ExitCode::from(failure.status)
         }
+    }
+}
+
+/// Runs a command on a back end.
+fn run_on<B: Offered>(command: &Command, reporter: &Reporter) -> Result<Report, Failure> {
+    match command {
+        Command::Invert(args) => commands::invert::run::<B>(args, reporter),
+        Command::Generate(args) => commands::generate::run::<B>(args, reporter),
+        Command::Edit(args) => commands::edit::run::<B>(args, reporter),
+        Command::Reconstruct(args) => commands::reconstruct::run::<B>(args, reporter),
+        Command::Compare(args) => commands::reconstruct::compare::<B>(args, reporter),
+        Command::Sweep(args) => commands::sweep::run::<B>(args, reporter),
+        Command::Info(args) => commands::info::run(args, reporter),
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use edict_candle::{CandleBackend, DeviceSpec};
+use edict_candle::DeviceSpec;
 use edict_core::{Guidance, Guided, Latents, NoiseSchedule};
 use edict_stable_diffusion::{
     Backend, Checkpoint, DType, GuidanceSettings, ImageSize, Inversion, ModelFolder, Origin, PromptEmbedding,
@@ -15,9 +15,13 @@ use ndarray::{Array3, Array4, ArrayD, Axis, Ix3};
 use serde_json::{Map, Value, json};
 
 use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs};
+use crate::backends::{Offered, begun};
 use crate::failure::{Failure, chain};
 use crate::progress::{Reporter, check_interrupt, writing};
 use crate::witness::Counted;
+
+/// As many threads as `--threads` takes.
+const MOST_THREADS: usize = 1024;
 
 /// A model at work.
 pub(crate) struct Session<'a, B: Backend> {
@@ -65,19 +69,15 @@ pub(crate) fn check_picture_name(path: &Path, reporter: &Reporter) {
 }
 
 /// Loads a model; `defaults` are those of an inversion file.
-pub(crate) fn load<'a>(
+pub(crate) fn load<'a, B: Offered>(
     args: &ModelArgs,
     folder: &ModelFolder,
     defaults: Option<&Origin>,
     reporter: &'a Reporter,
-) -> Result<Session<'a, CandleBackend>, Failure> {
+) -> Result<Session<'a, B>, Failure> {
+    // Without `--backend` a file's is taken where there is one.
     match (args.backend, defaults) {
-        (Some(BackendName::Tch), _) => {
-            return Err(Failure::usage(
-                "this build has no tch back end: leave out `--backend tch` to use candle",
-            ));
-        }
-        (None, Some(Origin { backend, .. })) if backend != BackendName::Candle.name() => {
+        (None, Some(Origin { backend, .. })) if backend != B::NAME.name() => {
             return Err(Failure::running(format!(
                 "the inversion was made with the back end {backend:?}, which this build does not have: \
                  give `--backend candle` to use that one"
@@ -88,7 +88,7 @@ pub(crate) fn load<'a>(
     let device = match (args.device, defaults) {
         (Some(device), _) => device,
         (None, Some(origin)) => {
-            origin.device.parse::<DeviceSpec>().map_err(|error| elsewhere(origin, &error))?
+            origin.device.parse::<DeviceSpec>().map_err(|error| elsewhere(origin, &chain(&error)))?
         }
         (None, None) => DeviceSpec::Cpu,
     };
@@ -97,15 +97,22 @@ pub(crate) fn load<'a>(
         (None, Some(origin)) => parse_dtype(&origin.dtype)?,
         (None, None) => DType::F32,
     };
-    let mut backend = CandleBackend::new(device, dtype).map_err(|error| match defaults {
-        Some(origin) if args.device.is_none() => elsewhere(origin, &error),
-        _ => error.into(),
-    })?;
-    // A file may come from a larger machine, or from nowhere; results do not depend on the number.
+    // A file may come from a larger machine, or from nowhere; where its number decides about bits it is taken all the same.
     let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let kept = defaults.map(|origin| origin.threads.clamp(1, available));
-    if let Some(threads) = args.threads.map(usize::from).or(kept) {
-        backend = backend.with_threads(threads)?;
+    let most = if B::ANY_THREADS { available } else { MOST_THREADS };
+    let kept = defaults.map(|origin| origin.threads.clamp(1, most));
+    let threads = args.threads.map(usize::from).or(kept);
+    let backend = B::open(device, dtype, threads, args.fast_kernels).map_err(|error| match defaults {
+        Some(origin) if args.device.is_none() && device != DeviceSpec::Cpu => {
+            elsewhere(origin, &error.message)
+        }
+        _ => error,
+    })?;
+    if args.fast_kernels {
+        reporter.warn(
+            "with --fast-kernels PyTorch may answer one question in two ways: exactness is not promised"
+                .to_owned(),
+        );
     }
     if args.model.is_some() {
         reporter.say(&format!("loading {}", folder.path().display()));
@@ -113,7 +120,7 @@ pub(crate) fn load<'a>(
     let model = StableDiffusion::load(&backend, folder)?;
     let origin = Origin {
         model: folder.fingerprint()?,
-        backend: BackendName::Candle.name().to_owned(),
+        backend: B::NAME.name().to_owned(),
         device: device.to_string(),
         dtype: dtype.name().to_owned(),
         threads: backend.threads(),
@@ -131,12 +138,9 @@ pub(crate) fn load<'a>(
 }
 
 /// The device an inversion was made on is not to be had here.
-fn elsewhere(origin: &Origin, error: &dyn std::error::Error) -> Failure {
+fn elsewhere(origin: &Origin, reason: &str) -> Failure {
     let Origin { device, .. } = origin;
-    Failure::running(format!(
-        "the inversion was made on {device:?}; name a device by --device: {}",
-        chain(error)
-    ))
+    Failure::running(format!("the inversion was made on {device:?}; name a device by --device: {reason}"))
 }
 
 fn parse_dtype(name: &str) -> Result<DType, Failure> {
@@ -329,16 +333,13 @@ pub(crate) fn check_same_size(args: &ImageArgs, kept: &Inversion, factor: usize)
 }
 
 /// Loads a model to go on with a checkpoint, as it was then.
-pub(crate) fn resume<'a>(
+pub(crate) fn resume<'a, B: Offered>(
     args: &ModelArgs,
     folder: &ModelFolder,
     job: &Checkpoint,
     reporter: &'a Reporter,
-) -> Result<Session<'a, CandleBackend>, Failure> {
-    let begun = match &job.generation {
-        Some(generation) if job.level == 0 => &generation.origin,
-        _ => &job.inversion.origin,
-    };
+) -> Result<Session<'a, B>, Failure> {
+    let begun = begun(job);
     let session = load(args, folder, Some(begun), reporter)?;
     let now = &session.origin.instruction_set;
     if begun.instruction_set != *now {

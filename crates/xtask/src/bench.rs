@@ -1,7 +1,7 @@
 //! Tasks that build a program that measures something, and run it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use crate::{cargo, root};
@@ -40,7 +40,7 @@ pub(crate) fn networks(options: &[String]) -> ExitCode {
 }
 
 /// Makes the Python environment of `benches/compare`, once.
-fn python() -> Result<PathBuf, String> {
+pub(crate) fn python() -> Result<PathBuf, String> {
     let folder = root().join("target/bench-python");
     let python = folder.join("bin/python");
     let requirements = root().join("benches/compare/requirements.txt");
@@ -59,7 +59,18 @@ fn python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
-fn succeed(command: &mut Command, name: &str) -> Result<(), String> {
+/// Makes a model with random weights of a published shape, once.
+pub(crate) fn random_model(python: &Path, shape: &str) -> Result<(), String> {
+    let folder = root().join("target/bench-models").join(shape);
+    if folder.join("complete").exists() {
+        return Ok(());
+    }
+    eprintln!("making {}", folder.display());
+    let script = root().join("benches/compare/models.py");
+    succeed(Command::new(python).arg(script).arg(shape).arg(&folder), "models.py")
+}
+
+pub(crate) fn succeed(command: &mut Command, name: &str) -> Result<(), String> {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{name} ended with {status}")),

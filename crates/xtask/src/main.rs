@@ -1,11 +1,14 @@
 //! Development tasks of the workspace: what a script would do, without a shell. `cargo xtask help` lists them.
 
 mod bench;
+mod compare;
 mod counts;
 mod gallery;
+mod libtorch;
 mod readme;
 mod stages;
 mod tests;
+mod trip;
 
 use std::env;
 use std::path::PathBuf;
@@ -22,11 +25,16 @@ enum Run {
     With(fn(&[String]) -> ExitCode),
 }
 
-const TASKS: [Task; 6] = [
+const TASKS: [Task; 9] = [
     (
         "test",
-        "every test, documentation example and program in examples/, with the total at the end",
-        Run::Alone(tests::run),
+        "every test, documentation example and program in examples/, with the total at the end; --no-tch leaves PyTorch out",
+        Run::With(tests::run),
+    ),
+    (
+        "libtorch",
+        "the C++ half of PyTorch, which edict-tch needs: that of LIBTORCH, of Python, or fetched into target/",
+        Run::Alone(libtorch::run),
     ),
     (
         "ci",
@@ -43,6 +51,16 @@ const TASKS: [Task; 6] = [
         "bench-unet",
         "the networks at the size of Stable Diffusion, timed beside PyTorch; options go to the program",
         Run::With(bench::networks),
+    ),
+    (
+        "compare",
+        "one edit by candle, by tch and by Python, side by side: tiny, demo or sd15; options go to the program",
+        Run::With(compare::run),
+    ),
+    (
+        "python-trip",
+        "inversion files from edict to Python and back; needs PyTorch in Python, which is installed into target/",
+        Run::With(trip::run),
     ),
     ("help", "this list", Run::Alone(help)),
 ];
@@ -77,7 +95,7 @@ fn find(arguments: &[String]) -> Result<(Run, &[String]), String> {
 fn help() -> ExitCode {
     println!("usage: cargo xtask TASK [ARGUMENTS]\n");
     for (name, about, _) in TASKS {
-        println!("  {name:10} {about}");
+        println!("  {name:11} {about}");
     }
     ExitCode::SUCCESS
 }
@@ -114,7 +132,7 @@ mod argument_tests {
 
     #[test]
     fn tasks_that_take_no_arguments_refuse_them() {
-        for name in ["test", "ci", "gallery", "help"] {
+        for name in ["libtorch", "ci", "gallery", "help"] {
             assert!(matches!(find(&words(name)), Ok((Run::Alone(_), []))), "{name}");
             let reason = find(&words(&format!("{name} --fast"))).err().unwrap_or_default();
             assert!(reason.contains(name) && reason.contains("--fast"), "{reason}");

@@ -22,11 +22,20 @@ type Stage = fn(&mut Counts) -> Outcome;
 
 /// In the order of what they cost. Clippy and rustdoc check the release profile, so that proc macros and build scripts are
 /// built once for them and for the tests.
-const STAGES: [(&str, Stage); 6] = [
+const STAGES: [(&str, Stage); 7] = [
     ("rustfmt", |_| succeeds(cargo(&["fmt", "--all", "--check"]))),
     ("clippy", |_| succeeds(cargo(&["clippy", "--release", "--all-targets", "--", "-D", "warnings"]))),
+    // What PyTorch is in, without PyTorch.
+    ("clippy tch", |_| {
+        let features = "edict-cli/tch,edict-tch/doc-only";
+        let lint = ["clippy", "--release", "--all-targets", "--workspace", "--features", features];
+        let mut lint = cargo(&lint);
+        lint.args(["--", "-D", "warnings"]);
+        succeeds(lint)
+    }),
     ("docs", |_| {
-        let mut docs = cargo(&["doc", "--release", "--no-deps"]);
+        let mut docs =
+            cargo(&["doc", "--release", "--no-deps", "--workspace", "--features", "edict-tch/doc-only"]);
         docs.env("RUSTDOCFLAGS", "-D warnings");
         succeeds(docs)
     }),
@@ -52,7 +61,7 @@ pub(crate) fn run() -> ExitCode {
                 ("FAILED", reason)
             }
         };
-        let line = format!("{name:8} {word:8} {seconds:7.1} s  {reason}");
+        let line = format!("{name:10} {word:8} {seconds:7.1} s  {reason}");
         println!("== {}", line.trim_end());
         report.push(line);
     }

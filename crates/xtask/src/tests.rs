@@ -6,20 +6,58 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::counts::{Counts, stream};
-use crate::{cargo, readme, root};
+use crate::{cargo, libtorch, readme, root};
 
-pub(crate) fn run() -> ExitCode {
+/// The tests that need libtorch. Of the whole workspace, so that what was built for the others fits these.
+const WITH_TCH: [&str; 12] = [
+    "test",
+    "--release",
+    "--no-fail-fast",
+    "--workspace",
+    "--features",
+    "edict-cli/tch",
+    "--test",
+    "torch",
+    "--test",
+    "backends",
+    "--test",
+    "tch",
+];
+
+pub(crate) fn run(options: &[String]) -> ExitCode {
+    let with_tch = match options {
+        [] => true,
+        [option] if option == "--no-tch" => false,
+        _ => {
+            eprintln!("xtask: `test` takes `--no-tch` or nothing, found `{}`", options.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    // First: who has no network should hear of it now.
+    if with_tch && let Err(reason) = libtorch::prepare() {
+        eprintln!("xtask: {reason}");
+        return ExitCode::FAILURE;
+    }
     let start = Instant::now();
     let mut failures = Vec::new();
     let mut counts = Counts::default();
 
     // Optimised: the tests walk real networks. To the end, so that the total is one of all tests.
-    let mut tests = cargo(&["test", "--release", "--no-fail-fast"]);
-    let status = stream(&mut tests, |line| counts += Counts::of_summary(line).unwrap_or_default());
-    match status {
-        Ok(status) if status.success() => {}
-        Ok(_) => failures.push("cargo test".to_owned()),
-        Err(error) => failures.push(format!("cargo test could not be run: {error}")),
+    let mut test = |arguments: &[&str], name: &str| {
+        let mut command = cargo(arguments);
+        // Tests run side by side: PyTorch's threads should not spin while they wait for each other.
+        command.env("OMP_WAIT_POLICY", "passive");
+        let status = stream(&mut command, |line| counts += Counts::of_summary(line).unwrap_or_default());
+        match status {
+            Ok(status) if status.success() => {}
+            Ok(_) => failures.push(name.to_owned()),
+            Err(error) => failures.push(format!("{name} could not be run: {error}")),
+        }
+    };
+    test(&["test", "--release", "--no-fail-fast"], "cargo test");
+    if with_tch {
+        println!("\n     With PyTorch");
+        test(&WITH_TCH, "cargo test with edict-tch");
     }
 
     match examples() {
@@ -50,6 +88,9 @@ pub(crate) fn run() -> ExitCode {
     println!();
     for failure in &failures {
         println!("failed: {failure}");
+    }
+    if !with_tch {
+        println!("edict-tch was left out (--no-tch): nothing that needs PyTorch was tested");
     }
     println!("{:.0} s, examples counted as one test each", start.elapsed().as_secs_f64());
     println!("{counts}");

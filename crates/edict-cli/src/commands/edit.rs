@@ -7,6 +7,7 @@ use edict_stable_diffusion::{AnyState, Backend, Checkpoint, Generation, Inversio
 use ndarray::{Array3, ArrayD, Axis};
 
 use crate::args::{EditArgs, SamplerName};
+use crate::backends::Offered;
 use crate::failure::Failure;
 use crate::input::{self, Input};
 use crate::progress::Reporter;
@@ -18,7 +19,7 @@ use crate::settings::{
 };
 use crate::sheet::{Tile, sheet};
 
-pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failure> {
+pub(crate) fn run<B: Offered>(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let input = match args.resume {
         Some(_) => None,
         None => Some(Input::choose(&args.image, &args.model, args.source.as_deref(), "--source")?),
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
         (Some(job), _) => {
             session::check_model(&job, &folder, args.model.model.as_deref(), args.resume.as_deref())?;
             check_resumed(args, &job, factor)?;
-            (session::resume(&args.model, &folder, &job, reporter)?, job)
+            (session::resume::<B>(&args.model, &folder, &job, reporter)?, job)
         }
         (None, None) => return Err(Failure::usage("there is nothing to edit")),
         (None, Some(input)) => {
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failur
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);
             let image = input.read(&folder, settings.sampler, reporter)?;
-            let session = session::load(&args.model, &folder, None, reporter)?;
+            let session = session::load::<B>(&args.model, &folder, None, reporter)?;
             let latent = session.encode_image(&image, &args.image)?;
             source = Some(session::first(&image.into_dyn())?);
             let start = sampler.state_from_image(&latent, &trajectory)?;

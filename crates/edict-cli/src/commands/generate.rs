@@ -10,6 +10,7 @@ use edict_stable_diffusion::{
 use serde_json::json;
 
 use crate::args::GenerateArgs;
+use crate::backends::Offered;
 use crate::failure::Failure;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance};
@@ -19,7 +20,7 @@ use crate::settings::{
     self, DEFAULT_GUIDANCE, RunSettings, check_kept, insert_run, report_stability, stability_json,
 };
 
-pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Failure> {
+pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let outputs: Vec<_> = std::iter::once(args.output.as_path()).chain(args.latents.as_deref()).collect();
     if args.latents.as_ref() == Some(&args.output) {
         return Err(Failure::usage("--output and --latents name the same file"));
@@ -39,9 +40,10 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
             check_flags(args, &job, factor)?;
             report_stability(&job.inversion.sampler, &job.inversion.trajectory, reporter);
             if args.resume.is_some() {
-                (session::resume(&args.model, &folder, &job, reporter)?, job)
+                (session::resume::<B>(&args.model, &folder, &job, reporter)?, job)
             } else {
-                let session = session::load(&args.model, &folder, Some(&job.inversion.origin), reporter)?;
+                let session =
+                    session::load::<B>(&args.model, &folder, Some(&job.inversion.origin), reporter)?;
                 let mut job = job;
                 if let Some(generation) = &mut job.generation {
                     generation.origin = session.origin.clone();
@@ -57,7 +59,7 @@ pub(crate) fn run(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Fa
             report_stability(&sampler, &trajectory, reporter);
             let size = args.size.unwrap_or_else(|| session::model_size(&folder));
             size.check(factor).map_err(|error| Failure::usage(format!("--size: {error}")))?;
-            let session = session::load(&args.model, &folder, None, reporter)?;
+            let session = session::load::<B>(&args.model, &folder, None, reporter)?;
             let shape = session.model.latent_shape(1, size.width, size.height);
             let noise = seeded_noise(&shape, args.seed.unwrap_or(0));
             let inversion = Inversion {

@@ -9,6 +9,7 @@ use edict_stable_diffusion::{
 use serde_json::json;
 
 use crate::args::InvertArgs;
+use crate::backends::Offered;
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::progress::Reporter;
@@ -19,7 +20,7 @@ use crate::settings::{
     self, DEFAULT_GUIDANCE, RunSettings, check_kept, insert_run, report_stability, stability_json,
 };
 
-pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Failure> {
+pub(crate) fn run<B: Offered>(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let input = match args.resume {
         Some(_) => None,
         None => Some(Input::choose(&args.image, &args.model, args.prompt.as_deref(), "--prompt")?),
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
         (Some(job), _) => {
             session::check_model(&job, &folder, args.model.model.as_deref(), args.resume.as_deref())?;
             check_resumed(args, &job, factor)?;
-            (session::resume(&args.model, &folder, &job, reporter)?, job)
+            (session::resume::<B>(&args.model, &folder, &job, reporter)?, job)
         }
         (None, None) => return Err(Failure::usage("there is nothing to invert")),
         (None, Some(input)) => {
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Fail
             }
             report_stability(&sampler, &trajectory, reporter);
             let image = input.read(&folder, settings.sampler, reporter)?;
-            let session = session::load(&args.model, &folder, None, reporter)?;
+            let session = session::load::<B>(&args.model, &folder, None, reporter)?;
             let latent = session.encode_image(&image, &args.image)?;
             let noise = sampler.state_from_image(&latent, &trajectory)?;
             let inversion = Inversion {

@@ -6,6 +6,7 @@ use edict_stable_diffusion::{pixel_mse, psnr};
 use serde_json::{Map, json};
 
 use crate::args::{CompareArgs, GuidanceArgs, ImageArgs, ModelArgs, ReconstructArgs, RunArgs};
+use crate::backends::Offered;
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::measure::{Row, Subject, candidates, row_json, table};
@@ -15,7 +16,7 @@ use crate::report::{Report, finite, insert_guidance, insert_image};
 use crate::session;
 use crate::settings::{self, DEFAULT_GUIDANCE, RunSettings, insert_run, report_stability, stability_json};
 
-pub(crate) fn run(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report, Failure> {
+pub(crate) fn run<B: Offered>(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs(args.output.as_deref())?;
     if let Some(path) = &args.output {
         session::check_picture_name(path, reporter);
@@ -23,7 +24,7 @@ pub(crate) fn run(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report,
     let ReconstructArgs { image, prompt, model, run, guidance, output, .. } = args;
     let job = Job { command: "reconstruct", image, prompt: prompt.as_deref(), model, run, guidance };
     // Latents in f32 are nobody's choice: they stand in the comparison alone.
-    job.run(
+    job.run::<B>(
         reporter,
         |name| name != "edict_f32",
         |rows, _| match (output, &rows[0].1) {
@@ -35,11 +36,11 @@ pub(crate) fn run(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report,
     )
 }
 
-pub(crate) fn compare(args: &CompareArgs, reporter: &Reporter) -> Result<Report, Failure> {
+pub(crate) fn compare<B: Offered>(args: &CompareArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs(args.plot.as_deref())?;
     let CompareArgs { image, prompt, model, run, guidance, plot, .. } = args;
     let job = Job { command: "compare", image, prompt: prompt.as_deref(), model, run, guidance };
-    job.run(
+    job.run::<B>(
         reporter,
         |_| true,
         |rows, vae_mse| match plot {
@@ -61,7 +62,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Measures the samplers chosen, lets `write` write what is made of that, and reports.
-    fn run<'p>(
+    fn run<'p, B: Offered>(
         &self,
         reporter: &Reporter,
         chosen: impl Fn(&str) -> bool,
@@ -76,7 +77,7 @@ impl Job<'_> {
         let edict = settings.sampler(&trajectory)?;
         report_stability(&edict, &trajectory, reporter);
         let image = input.read(&folder, settings.sampler, reporter)?;
-        let session = session::load(self.model, &folder, None, reporter)?;
+        let session = session::load::<B>(self.model, &folder, None, reporter)?;
         let latent = session.encode_image(&image, self.image)?;
         let floor = session.model.decode(&latent)?;
         let subject = Subject {

@@ -6,6 +6,7 @@ use ndarray::Axis;
 use serde_json::{Value, json};
 
 use crate::args::{RunArgs, SweepArgs, WeightArg};
+use crate::backends::Offered;
 use crate::failure::Failure;
 use crate::input::{self, Input};
 use crate::progress::Reporter;
@@ -15,7 +16,7 @@ use crate::session;
 use crate::settings::{self, DEFAULT_GUIDANCE, RunSettings, insert_run, report_stability};
 use crate::sheet::{Tile, sheet};
 
-pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failure> {
+pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let input = Input::choose(&args.image, &args.model, args.source.as_deref(), "--source")?;
     session::check_outputs([args.output.as_path()])?;
     session::check_picture_name(&args.output, reporter);
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failu
     };
     let (name, strength) = (first.sampler, first.strength);
     let image = input.read(&folder, name, reporter)?;
-    let session = session::load(&args.model, &folder, None, reporter)?;
+    let session = session::load::<B>(&args.model, &folder, None, reporter)?;
     let latent = session.encode_image(&image, &args.image)?;
     let source = session::first(&session.model.decode(&latent)?)?;
     let negative = args.guidance.negative.clone().unwrap_or_default();

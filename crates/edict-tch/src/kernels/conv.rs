@@ -1,0 +1,32 @@
+//! Convolutions.
+
+use super::{extents, image_dims, misfit, narrow, same_type, widen};
+use crate::error::Result;
+use crate::tensor::Tensor;
+use crate::weights::Conv2d;
+
+/// Convolves an image.
+pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
+    let [_, channels, height, width] = image_dims("conv2d", image)?;
+    let Conv2d { outputs, inputs, kernel, geometry, .. } = *conv;
+    let padding = geometry.padding_before + geometry.padding_after;
+    if channels != inputs || height + padding < kernel || width + padding < kernel {
+        return Err(misfit(
+            "conv2d",
+            "an image [batch, in, height, width] not smaller than the window of the weight [out, in, kernel, kernel]",
+            &[image.dims(), &[outputs, inputs, kernel, kernel]],
+        ));
+    }
+    same_type("conv2d", image, &[&conv.weight])?;
+    let [stride, before, after] = extents([geometry.stride, geometry.padding_before, geometry.padding_after]);
+    let (mut wide, mut padding) = (widen(image)?, before);
+    if before != after {
+        // PyTorch's convolution pads alike on both sides.
+        wide = wide.f_constant_pad_nd([before, after, before, after])?;
+        padding = 0;
+    }
+    let bias = conv.bias.as_ref().map(widen).transpose()?;
+    let weight = widen(&conv.weight)?;
+    let out = wide.f_conv2d(&weight, bias, [stride, stride], [padding, padding], [1, 1], 1)?;
+    narrow(out, image.dtype())
+}
