@@ -24,8 +24,10 @@ pub use edict_core::*;
 
 #[cfg(feature = "candle")]
 pub use edict_candle as candle;
-#[cfg(feature = "candle")]
+#[cfg(any(feature = "candle", feature = "tch"))]
 pub use edict_stable_diffusion as stable_diffusion;
+#[cfg(feature = "tch")]
+pub use edict_tch as tch;
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "candle"))]

@@ -983,7 +983,7 @@ fn a_build_without_pytorch_says_how_to_get_one_with_it() {
     // A file that was made with it, without `--backend`.
     desk.invert("inversion").args("--steps 3").run().succeeds();
     change_inversion(&desk.at("inversion"), &desk.at("elsewhere"), |kept| {
-        kept.metadata["backend"] = json!("tch")
+        kept.metadata["backend"] = json!("tch");
     });
     let call = desk.generate("out.png").with("--inversion", desk.at("elsewhere"));
     desk.refuses(call.clone(), 1, &["\"tch\"", remedy, "--backend candle"]);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::golden::model;
+use support::golden::{RUNS, model, relative_error, root};
 use support::{Edict, Tensors, difference, edict, image, largest};
 use tempfile::TempDir;
 
@@ -103,6 +103,43 @@ fn candle_and_pytorch_invert_to_the_same_noise() {
         let bound = 1e-7 * largest(&noise[0]);
         let error = difference(&noise[1], &noise[0]);
         assert!(error > 0.0 && error < bound, "{sampler}: {error:e}, bound {bound:e}");
+    }
+}
+
+/// Two independent f64 programs agree to about 1e-13 in these runs; a wrong order, schedule or formula is off by 1e-4 and more.
+const BOUND: f64 = 1e-9;
+
+#[test]
+fn whole_runs_agree_with_the_oracle() {
+    let desk = Desk::new();
+    for run in RUNS {
+        let oracle = Tensors::open(root().join(format!("data/{}.safetensors", run.file)));
+        let settings = oracle.metadata();
+        let call = desk.call("invert", run.model, "inversion").args("--backend tch --dtype f64 --float");
+        let mut call = call
+            .with("--image", image(&format!("{}.png", run.image)))
+            .with("--prompt", &settings["source"])
+            .with("--negative", &settings["negative"]);
+        for (flag, key) in [("steps", "steps"), ("strength", "strength"), ("guidance", "guidance")] {
+            call = call.with(&format!("--{flag}"), &settings[key]);
+        }
+        if settings["no_leapfrog"] != "False" {
+            call = call.args("--no-leapfrog");
+        }
+        call.with("--mixing-weight", &settings["mixing_weight"]).run().succeeds();
+        let edit = desk.generate(run.model, "inversion", "out.png").with("--prompt", &settings["target"]);
+        edit.run().succeeds();
+        let [noise, edited] = ["inversion", "latents"].map(|name| Tensors::open(desk.at(name)));
+        for latent in ["x", "y"] {
+            for (found, name) in [(&noise, format!("{latent}_noise")), (&edited, format!("{latent}_edit"))] {
+                let error = relative_error(&found.get(latent), &oracle.get(&name));
+                println!("{} {name}: {error:.1e}", run.file);
+                assert!(error <= BOUND, "{} {name}: {error:e} is above {BOUND:e}", run.file);
+            }
+        }
+        // What another target makes is far away.
+        let error = relative_error(&edited.get("x"), &oracle.get("x_back"));
+        assert!(error > 1e3 * BOUND, "{}: {error:e}", run.file);
     }
 }
 

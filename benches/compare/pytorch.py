@@ -128,8 +128,8 @@ def run_of(scheduler, steps, strength):
 class Edict:
     """The coupled transformations.
 
-    `by_counter` is what the community pipeline does: which latent goes first follows the loop's counter in both directions, so that a
-    run of an odd number of steps does not come back. Otherwise the order belongs to the step.
+    `by_counter` is what the community pipeline does: which latent goes first follows the loop's counter in both directions, and a run of an
+    odd number of steps does not come back. Otherwise the order belongs to the step.
     """
 
     timesteps: list
@@ -143,14 +143,15 @@ class Edict:
         a = math.sqrt(there / here)
         return a, math.sqrt(1 - there) - a * math.sqrt(1 - here), self.timesteps[k]
 
-    def first(self, k, counter):
-        return (counter if self.by_counter else k) % 2 if self.leapfrog else 0
+    def first(self, k):
+        """Which latent generation updates first at a step: 0 is x."""
+        return k % 2 if self.leapfrog else 0
 
     def generate(self, pair, predict):
         pair, p = list(pair), self.weight
         for k in range(len(self.timesteps)):
             a, b, t = self.step(k)
-            first = self.first(k, k)
+            first = self.first(k)
             for i in (first, 1 - first):
                 pair[i] = a * pair[i] + b * predict(pair[1 - i], t)
             for i in (0, 1):
@@ -161,9 +162,9 @@ class Edict:
         pair, p, n = list(pair), self.weight, len(self.timesteps)
         for counter, k in enumerate(reversed(range(n))):
             a, b, t = self.step(k)
-            first = self.first(k, counter)
+            last = counter % 2 if self.by_counter else 1 - self.first(k)
             for i in (1, 0):
                 pair[i] = (pair[i] - (1 - p) * pair[1 - i]) / p
-            for i in (1 - first, first):
+            for i in (last, 1 - last):
                 pair[i] = (pair[i] - b * predict(pair[1 - i], t)) / a
         return pair

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .file("src/shim.cpp")
         .compile("edict_tch_shim");
-    println!("cargo::rustc-link-arg-tests=-Wl,-rpath,{}", libtorch.join("lib").display());
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
     ExitCode::SUCCESS
 }
 

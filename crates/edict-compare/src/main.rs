@@ -103,9 +103,9 @@ pub(crate) struct Options {
     /// Rounds that count, after one to warm up
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only those whose name holds this
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only those of this name; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// One process at a time, started anew for each edit: for models of which two do not fit into memory
     #[arg(long)]
     fresh: bool,
@@ -164,10 +164,12 @@ fn compare(options: &Options) -> Result<(), Fault> {
         "steps": options.steps, "strength": options.strength, "guidance": options.guidance,
     });
     let all: Vec<_> = (contestants().into_iter())
-        .filter(|one| one.name.contains(&options.only) && (options.python.is_some() || !one.is_python()))
+        .filter(|one| options.only.is_empty() || options.only.iter().any(|name| name == one.name))
+        .filter(|one| options.python.is_some() || !one.is_python())
         .collect();
     if all.is_empty() {
-        return Err(format!("there is no contestant whose name holds {:?}", options.only).into());
+        let names: Vec<_> = contestants().iter().map(|one| one.name).collect();
+        return Err(format!("--only {:?} names none of {names:?}", options.only).into());
     }
     let mut field: Vec<Entrant> = all.into_iter().map(Entrant::new).collect();
     let mut left_out = Vec::new();

@@ -184,7 +184,7 @@ fn row(name: &'static str, answers: &[Value], reference: Option<&Vec<Value>>) ->
 }
 
 #[cfg(test)]
-mod tests {
+mod tch_tests {
     use super::*;
 
     fn answers(seconds: &[f64]) -> Vec<Value> {

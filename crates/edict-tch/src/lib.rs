@@ -1,5 +1,7 @@
 //! The PyTorch back end of edict: Stable Diffusion on libtorch, on CPU and NVIDIA GPU.
 //!
+//! **It has not been run on a GPU yet**: no machine with one was at hand. What follows about GPUs is what PyTorch documents.
+//!
 //! [`TchBackend`] implements [`edict_stable_diffusion::Backend`] on the tensors of libtorch 2.11.0, which has to be there when this crate
 //! is built (`cargo xtask libtorch` puts it there) and when the program runs.
 //!

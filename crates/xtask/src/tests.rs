@@ -24,6 +24,21 @@ const WITH_TCH: [&str; 12] = [
     "tch",
 ];
 
+/// Those within the crates that need libtorch; the filters leave out what the others' tests were run for already.
+const WITHIN_TCH: [&str; 11] = [
+    "test",
+    "--release",
+    "--no-fail-fast",
+    "--workspace",
+    "--features",
+    "edict-cli/tch",
+    "--lib",
+    "--bin",
+    "edict-compare",
+    "--",
+    "tch_tests",
+];
+
 pub(crate) fn run(options: &[String]) -> ExitCode {
     let with_tch = match options {
         [] => true,
@@ -58,6 +73,7 @@ pub(crate) fn run(options: &[String]) -> ExitCode {
     if with_tch {
         println!("\n     With PyTorch");
         test(&WITH_TCH, "cargo test with edict-tch");
+        test(&WITHIN_TCH, "cargo test within edict-tch");
     }
 
     match examples() {

@@ -70,7 +70,7 @@ fn in_blocks(
 }
 
 #[cfg(test)]
-mod tests {
+mod tch_tests {
     use tch::{Device, Kind, Tensor};
 
     use super::*;

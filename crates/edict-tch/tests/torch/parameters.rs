@@ -150,7 +150,7 @@ fn says_what_a_gpu_that_is_not_there_needs() {
     assert!(text.starts_with("device `cuda:99` cannot be used: ") && !text.contains('\n'), "{text}");
     match error {
         TchError::CudaNotLoaded { reason, .. } => {
-            assert!(text.contains("LIBTORCH") && text.contains(&reason), "{text}")
+            assert!(text.contains("LIBTORCH") && text.contains(&reason), "{text}");
         }
         TchError::DeviceUnavailable { found, .. } => {
             assert!(found < 99 && text.contains("use `cpu`"), "{text}");
