@@ -68,6 +68,7 @@ impl Kernel {
                 Self::attention([2, tokens, channels], tokens, heads),
                 Self::attention([2, tokens, channels], 77, heads),
                 Self::new("layer_norm", &[2, tokens, channels]),
+                Self { outputs: 8 * channels, ..Self::new("linear_geglu", &[2, tokens, channels]) },
                 Self::new("geglu", &[2, tokens, 8 * channels]),
                 Self::new("group_norm_silu", &[2, channels, side, side]),
             ]);
@@ -91,7 +92,7 @@ impl Kernel {
                     name += &format!(", stride {}", self.stride);
                 }
             }
-            "linear" => name += &format!(" to {}", self.outputs),
+            "linear" | "linear_geglu" => name += &format!(" to {}", self.outputs),
             "attention" => name += &format!(", {} keys, {} heads", self.keys, self.heads),
             _ => {}
         }
@@ -128,6 +129,11 @@ impl Kernel {
                 let linear =
                     backend.load_linear(raw(&[self.outputs, channels]), Some(raw(&[self.outputs])))?;
                 Box::new(move || Ok(backend.linear(&x, &linear)?))
+            }
+            "linear_geglu" => {
+                let linear =
+                    backend.load_linear(raw(&[self.outputs, channels]), Some(raw(&[self.outputs])))?;
+                Box::new(move || Ok(backend.linear_geglu(&x, &linear)?))
             }
             "attention" => {
                 let key = up(&[self.shape[0], self.keys, channels])?;

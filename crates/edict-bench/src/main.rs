@@ -12,8 +12,11 @@ mod timed;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
+use edict_candle::CandleBackend;
+use edict_stable_diffusion::DType;
 use serde_json::{Map, Value, json};
 
 use kernels::Kernel;
@@ -40,6 +43,9 @@ pub(crate) struct Options {
     /// Times that each is asked, after one to warm up
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Keeps weights in f16 or bf16 while computing in f32
+    #[arg(long, value_parser = ["f16", "bf16"])]
+    weights: Option<String>,
     /// Side of the picture
     #[arg(long, default_value_t = 512)]
     side: usize,
@@ -84,13 +90,16 @@ fn run(options: &Options) -> Result<(), Fault> {
             found.insert(name.to_owned(), part);
         }
         found.insert("shares".to_owned(), networks.shares()?);
+        if let Some([_, peak]) = memory::resident() {
+            // Of the whole process: weights, activations and what kernels need.
+            found.insert("peak_bytes".to_owned(), peak.into());
+        }
         if let Some(peer) = &mut peer {
             peer.ask(&json!({"do": "unload"}))?;
         }
     }
     if !options.networks_only {
-        let backend = edict_candle::CandleBackend::cpu(edict_stable_diffusion::DType::F32)
-            .with_threads(options.threads)?;
+        let backend = backend(options)?;
         let mut all = Map::new();
         for kernel in
             Kernel::all(&options.shape).into_iter().filter(|kernel| kernel.name().contains(&options.only))
@@ -108,6 +117,16 @@ fn run(options: &Options) -> Result<(), Fault> {
         print!("{}", table(&found));
     }
     Ok(())
+}
+
+/// The back end as the options ask for it.
+pub(crate) fn backend(options: &Options) -> Result<CandleBackend, Fault> {
+    let backend = CandleBackend::cpu(DType::F32).with_threads(options.threads)?;
+    Ok(match options.weights.as_deref() {
+        Some("f16") => backend.with_weights(DType::F16)?,
+        Some(_) => backend.with_weights(DType::BF16)?,
+        None => backend,
+    })
 }
 
 /// Makes the model where it is not there yet; the random weights come from PyTorch's own initialisation.
@@ -138,6 +157,10 @@ fn compare(
 ) -> Result<Value, Fault> {
     let (mut mine, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
+        if peer.is_some() {
+            // PyTorch's threads go on spinning for some milliseconds in case there is more to do.
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let seconds = ours()?;
         let other = peer.as_mut().map(|peer| peer.seconds(asked)).transpose()?;
         // The first warms up.
@@ -184,7 +207,7 @@ fn table(found: &Map<String, Value>) -> String {
             _ => {}
         }
     }
-    for name in ["load", "shares"] {
+    for name in ["load", "shares", "peak_bytes"] {
         if let Some(value) = found.get(name) {
             text += &format!("\n{name}: {value}\n");
         }

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use edict_candle::CandleBackend;
-use edict_stable_diffusion::{DType, ModelFolder, StableDiffusion};
+use edict_stable_diffusion::{ModelFolder, StableDiffusion};
 use ndarray::{ArrayD, Axis, concatenate};
 use serde_json::{Value, json};
 
@@ -42,7 +41,7 @@ impl Networks {
 
     /// Loads a model; also returns seconds, and bytes beside those of the weights.
     pub(crate) fn load(folder: &Path, options: &Options) -> Result<(Self, Value), Fault> {
-        let backend = Timed::new(CandleBackend::cpu(DType::F32).with_threads(options.threads)?);
+        let backend = Timed::new(crate::backend(options)?);
         let before = memory::resident();
         let begun = Instant::now();
         let folder = ModelFolder::open(folder)?;

@@ -125,6 +125,10 @@ impl Backend for Timed {
         self.time("activations", |b| b.geglu(x))
     }
 
+    fn linear_geglu(&self, x: &Tensor, linear: &Linear) -> Answer<Tensor> {
+        self.time("linear", |b| b.linear_geglu(x, linear))
+    }
+
     fn gelu(&self, x: &Tensor) -> Answer<Tensor> {
         self.time("activations", |b| b.gelu(x))
     }

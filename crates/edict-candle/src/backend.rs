@@ -19,13 +19,15 @@ use crate::weights::{self, Conv2d, Linear, Norm};
 pub struct CandleBackend {
     device: Device,
     dtype: DType,
+    /// Format of the matrices of linear maps and convolutions, where it is not that of the networks.
+    weights: Option<DType>,
     pool: Option<Arc<ThreadPool>>,
 }
 
 impl CandleBackend {
     /// Computes on the processor, on rayon's global threads.
     pub fn cpu(dtype: DType) -> Self {
-        Self { device: Device::Cpu, dtype, pool: None }
+        Self { device: Device::Cpu, dtype, weights: None, pool: None }
     }
 
     /// Computes on the named device.
@@ -34,7 +36,7 @@ impl CandleBackend {
     /// [`CandleError::DeviceNotBuilt`] if the crate's feature for it is off, [`CandleError::DeviceUnavailable`] if the
     /// machine has no such device.
     pub fn new(device: DeviceSpec, dtype: DType) -> Result<Self> {
-        Ok(Self { device: device.open()?, dtype, pool: None })
+        Ok(Self { device: device.open()?, dtype, weights: None, pool: None })
     }
 
     /// Computes on `threads` threads of its own (0: as many as rayon finds fit). Results do not depend on the number.
@@ -51,6 +53,24 @@ impl CandleBackend {
             .build()
             .map_err(|source| CandleError::Threads { threads, source })?;
         self.pool = Some(Arc::new(pool));
+        Ok(self)
+    }
+
+    /// Keeps the weights of linear maps and convolutions in a half format, `F16` or `BF16`, while the networks compute in f32.
+    ///
+    /// The weights take half the memory; everything else, biases, norms and embeddings included, stays as it was. Each weight is rounded
+    /// once, when it is loaded: to 11 bits as `F16`, to 8 as `BF16`; a model whose files hold that format loses nothing. Weights are
+    /// widened a block at a time while they are multiplied. A copy of the back end for another precision
+    /// ([`Backend::with_dtype`]) keeps weights in that precision.
+    ///
+    /// # Errors
+    /// [`CandleError::Weights`] if the device is not the processor, the networks do not compute in f32, or `weights` is no half
+    /// format.
+    pub fn with_weights(mut self, weights: DType) -> Result<Self> {
+        if !self.device.is_cpu() || self.dtype != DType::F32 || !matches!(weights, DType::F16 | DType::BF16) {
+            return Err(CandleError::Weights { weights, dtype: self.dtype });
+        }
+        self.weights = Some(weights);
         Ok(self)
     }
 
@@ -74,6 +94,12 @@ impl CandleBackend {
 
     fn load(&self, raw: &RawTensor<'_>) -> Result<Tensor> {
         weights::load(raw, self.dtype, &self.device)
+    }
+
+    /// Loads what will be packed.
+    fn load_matrix(&self, raw: &RawTensor<'_>) -> Result<Tensor> {
+        let dtype = self.weights.filter(|_| self.dtype == DType::F32).unwrap_or(self.dtype);
+        weights::load(raw, dtype, &self.device)
     }
 }
 
@@ -100,14 +126,14 @@ impl Backend for CandleBackend {
     ) -> Result<Conv2d> {
         self.install(|| {
             let bias = bias.map(|bias| self.load(&bias)).transpose()?;
-            Conv2d::new(self.load(&weight)?, bias, geometry)
+            Conv2d::new(self.load_matrix(&weight)?, bias, geometry)
         })
     }
 
     fn load_linear(&self, weight: RawTensor<'_>, bias: Option<RawTensor<'_>>) -> Result<Linear> {
         self.install(|| {
             let bias = bias.map(|bias| self.load(&bias)).transpose()?;
-            Linear::new(self.load(&weight)?, bias)
+            Linear::new(self.load_matrix(&weight)?, bias)
         })
     }
 
@@ -166,6 +192,10 @@ impl Backend for CandleBackend {
 
     fn geglu(&self, x: &Tensor) -> Result<Tensor> {
         self.install(|| activation::geglu(x))
+    }
+
+    fn linear_geglu(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+        self.install(|| linear::linear_geglu(x, linear))
     }
 
     fn gelu(&self, x: &Tensor) -> Result<Tensor> {

@@ -40,6 +40,17 @@ pub enum CandleError {
         source: rayon::ThreadPoolBuildError,
     },
 
+    /// Weights were to be kept in a format that the networks' precision or the device does not allow.
+    #[error(
+        "weights can be kept in {weights} where the networks compute in f32 on the cpu, not in {dtype} on this device"
+    )]
+    Weights {
+        /// The format asked for.
+        weights: DType,
+        /// Element type of the networks.
+        dtype: DType,
+    },
+
     /// A parameter's bytes are too few or too many for its shape.
     #[error("a {dtype} tensor of shape {shape:?} should have {expected} bytes, found {found}")]
     DataLength {

@@ -4,18 +4,20 @@
 //! this crate; elsewhere operations are composed out of candle's.
 //!
 //! # Layout on the CPU
-//! Weights are packed when they are loaded; halves stay halves and are widened a block at a time. Images lie in memory with the channels of a pixel
+//! Weights are packed when they are loaded; halves stay halves and are widened a block at a time
+//! ([`CandleBackend::with_weights`] keeps them so for networks in f32). Images lie in memory with the channels of a pixel
 //! side by side: tensors have the shape `[batch, channels, height, width]` and the strides of `[batch, height, width, channels]`.
 //!
 //! # Precision on the CPU
-//! `f64` and `f32` are computed in their own precision, statistics of norms and sums of softmaxes in `f64`. Convolutions of 3x3 in `f32`
+//! `f64` and `f32` are computed in their own precision, statistics of norms in `f64`, sums of softmaxes too (of sixteen weights at a time). Convolutions of 3x3 in `f32`
 //! are computed by Winograd's F(4x4, 3x3) where its root mean square error, on noise, is at most four times the direct sum's. `f16` and
 //! `bf16` are storage formats: every operation widens its arguments to `f32`, computes there (attention scores and softmax
 //! too, so [`AttentionOptions::upcast`](edict_stable_diffusion::AttentionOptions) changes nothing) and rounds its result
 //! once.
 //!
 //! # Determinism and threads
-//! Each sum is formed in an order given by the shapes alone, so results are bitwise equal whatever the number of threads. They may
+//! Each sum is formed in an order given by the shapes alone, so results are bitwise equal whatever the number of threads, and an item of a batch
+//! gets the bits that it would get alone. They may
 //! differ between processors: vectors are those that the processor has (AVX-512, AVX2 with FMA, or the target's own), found while running.
 //! Work runs on rayon's global pool, or on a pool of the back end's own after [`CandleBackend::with_threads`].
 //!

@@ -4,7 +4,7 @@ mod oracle;
 
 use edict_candle::CandleBackend;
 use edict_stable_diffusion::{AttentionOptions, Backend, Conv2dGeometry, DType};
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Axis, Slice};
 use oracle::{raw, values};
 
 /// Runs every operation that forms sums or splits work, at sizes that are split among threads.
@@ -39,6 +39,53 @@ fn run(backend: &CandleBackend) -> Vec<ArrayD<f64>> {
     .into()
 }
 
+/// Runs the same at sizes that fill no block, panel or vector.
+fn run_ragged(backend: &CandleBackend) -> Vec<ArrayD<f64>> {
+    let mut found = Vec::new();
+    let mut keep = |y: edict_candle::Tensor| found.push(backend.download(&y).unwrap());
+    // (batch, channels, height, width, outputs, kernel, stride): odd channels, few channels, many outputs, Winograd's.
+    for (batch, channels, height, width, outputs, kernel, stride) in [
+        (2, 37, 31, 29, 41, 3, 1),
+        (1, 4, 33, 67, 320, 3, 1),
+        (3, 3, 41, 23, 7, 3, 2),
+        (1, 61, 19, 53, 1, 1, 1),
+        (3, 112, 17, 18, 144, 3, 1),
+        (1, 128, 13, 150, 32, 3, 1),
+    ] {
+        let image = backend.upload(values(&[batch, channels, height, width], 1).view()).unwrap();
+        let weight = values(&[outputs, channels, kernel, kernel], 2);
+        let geometry = Conv2dGeometry { stride, padding_before: kernel / 2, padding_after: kernel / 2 };
+        let conv = backend.load_conv2d(raw(&weight), Some(raw(&values(&[outputs], 3))), geometry).unwrap();
+        keep(backend.conv2d(&image, &conv).unwrap());
+    }
+    for (batch, tokens, inputs, outputs) in
+        [(1, 1, 1283, 331), (2, 385, 321, 97), (5, 77, 63, 1025), (1, 2, 40, 4096)]
+    {
+        let x = backend.upload(values(&[batch, tokens, inputs], 4).view()).unwrap();
+        let linear = backend.load_linear(raw(&values(&[outputs, inputs], 5)), None).unwrap();
+        keep(backend.linear(&x, &linear).unwrap());
+        let gates =
+            backend.load_linear(raw(&values(&[96, inputs], 6)), Some(raw(&values(&[96], 7)))).unwrap();
+        keep(backend.linear_geglu(&x, &gates).unwrap());
+    }
+    for (batch, n, m, channels, heads) in [(1, 301, 517, 39, 3), (3, 97, 77, 40, 1), (2, 1, 700, 300, 1)] {
+        let [query, key] = [(n, 8), (m, 9)]
+            .map(|(tokens, seed)| backend.upload(values(&[batch, tokens, channels], seed).view()).unwrap());
+        for causal in [false, true] {
+            let options = AttentionOptions { causal, upcast: false };
+            keep(backend.attention(&query, &key, &key, heads, options).unwrap());
+        }
+    }
+    let image = backend.upload(values(&[3, 51, 37, 29], 10).view()).unwrap();
+    let norm = backend.load_norm(raw(&values(&[51], 11)), raw(&values(&[51], 12))).unwrap();
+    keep(backend.group_norm(&image, &norm, 17, 1e-5).unwrap());
+    let tokens = backend.image_to_tokens(&image).unwrap();
+    keep(backend.layer_norm(&tokens, &norm, 1e-5).unwrap());
+    keep(backend.gelu(&tokens).unwrap());
+    keep(backend.quick_gelu(&tokens).unwrap());
+    found
+}
+
 #[track_caller]
 fn assert_same_bits(first: &[ArrayD<f64>], second: &[ArrayD<f64>], what: &str) {
     for (i, (first, second)) in first.iter().zip(second).enumerate() {
@@ -62,6 +109,59 @@ fn results_do_not_depend_on_the_number_of_threads() {
             );
         }
         assert_same_bits(&one, &run(&CandleBackend::cpu(dtype)), &format!("{dtype}, the global threads"));
+    }
+}
+
+#[test]
+fn ragged_results_do_not_depend_on_the_number_of_threads() {
+    for dtype in [DType::F32, DType::F64] {
+        let one = run_ragged(&CandleBackend::cpu(dtype).with_threads(1).unwrap());
+        for threads in [2, 3, 7] {
+            let backend = CandleBackend::cpu(dtype).with_threads(threads).unwrap();
+            assert_same_bits(&one, &run_ragged(&backend), &format!("{dtype}, {threads} threads"));
+        }
+    }
+}
+
+#[test]
+fn items_of_a_batch_do_not_depend_on_one_another() {
+    for dtype in [DType::F32, DType::F64] {
+        let backend = CandleBackend::cpu(dtype).with_threads(2).unwrap();
+        let up = |x: &ArrayD<f64>| backend.upload(x.view()).unwrap();
+        let geometry = Conv2dGeometry { stride: 1, padding_before: 1, padding_after: 1 };
+        let load = |outputs: usize, inputs: usize| {
+            let weight = raw(&values(&[outputs, inputs, 3, 3], 1));
+            backend.load_conv2d(weight, Some(raw(&values(&[outputs], 2))), geometry).unwrap()
+        };
+        // Few channels, windows of slices, Winograd's.
+        let convolutions = [(4, load(40, 4)), (52, load(33, 52)), (96, load(48, 96))];
+        let linear = backend.load_linear(raw(&values(&[192, 52], 3)), Some(raw(&values(&[192], 4)))).unwrap();
+        let norm = backend.load_norm(raw(&values(&[52], 5)), raw(&values(&[52], 6))).unwrap();
+        let run = |select: &dyn Fn(ArrayD<f64>) -> ArrayD<f64>| -> Vec<ArrayD<f64>> {
+            let mut found = Vec::new();
+            for (channels, conv) in &convolutions {
+                let image = up(&select(values(&[3, *channels, 21, 19], 7)));
+                found.push(backend.conv2d(&image, conv).unwrap());
+            }
+            let image = up(&select(values(&[3, 52, 21, 19], 8)));
+            let (query, key) =
+                (up(&select(values(&[3, 101, 52], 9))), up(&select(values(&[3, 300, 52], 10))));
+            found.push(backend.group_norm_silu(&image, &norm, 13, 1e-5).unwrap());
+            found.push(backend.layer_norm(&query, &norm, 1e-5).unwrap());
+            found.push(backend.linear(&query, &linear).unwrap());
+            found.push(backend.linear_geglu(&query, &linear).unwrap());
+            for causal in [false, true] {
+                let options = AttentionOptions { causal, upcast: false };
+                found.push(backend.attention(&query, &key, &key, 4, options).unwrap());
+            }
+            found.iter().map(|y| backend.download(y).unwrap()).collect()
+        };
+        let all = run(&|x| x);
+        for item in 0..3 {
+            let only = |x: &ArrayD<f64>| x.slice_axis(Axis(0), Slice::from(item..=item)).to_owned();
+            let expected: Vec<_> = all.iter().map(&only).collect();
+            assert_same_bits(&expected, &run(&|x| only(&x)), &format!("{dtype}, item {item} alone"));
+        }
     }
 }
 

@@ -133,6 +133,22 @@ fn attends() {
 }
 
 #[test]
+fn attends_beyond_one_block_of_keys_and_to_wide_heads() {
+    // Keys of several blocks, the last of them ragged; a head of more channels than are multiplied at once.
+    for (n, m, channels, heads) in [(40, 600, 80, 2), (7, 257, 300, 1), (5, 300, 520, 1)] {
+        let (query, key) = (values(&[1, n, channels], 1), values(&[1, m, channels], 2));
+        let value = values(&[1, m, channels], 3);
+        let expected = oracle::attention(&query, &key, &value, heads, false);
+        check(&format!("attention {n} {m} {channels} {heads}"), m + channels, &expected, |backend| {
+            let [query, key, value] = [&query, &key, &value].map(|x| up(backend, x));
+            backend
+                .download(&backend.attention(&query, &key, &value, heads, Default::default()).unwrap())
+                .unwrap()
+        });
+    }
+}
+
+#[test]
 fn attends_by_scores_of_any_size() {
     // Scores near +-20000, beyond exp's range: only the difference to the largest counts.
     let query = values(&[1, 12, 8], 1) * 64.0;
@@ -185,6 +201,25 @@ fn activates() {
     check("geglu", 1, &(u * g), |backend| {
         backend.download(&backend.geglu(&up(backend, &x)).unwrap()).unwrap()
     });
+}
+
+#[test]
+fn maps_and_gates_in_one() {
+    // Halves of whole panels and not; more columns than are computed at once.
+    for (shape, outputs) in
+        [([2, 13, 40], 64), ([1, 7, 33], 96), ([1, 5, 12], 6), ([1, 401, 8], 352), ([3, 1, 0], 32)]
+    {
+        let (x, weight, bias) = (values(&shape, 1), values(&[outputs, shape[2]], 2), values(&[outputs], 3));
+        for bias in [Some(&bias), None] {
+            let both = oracle::linear(&x, &weight, bias);
+            let [u, g] = [Slice::from(..outputs / 2), Slice::from(outputs / 2..)]
+                .map(|half| both.slice_axis(Axis(2), half).to_owned());
+            check(&format!("linear_geglu {shape:?}"), shape[2] + 1, &(u * g.mapv(oracle::gelu)), |backend| {
+                let linear = backend.load_linear(raw(&weight), bias.map(raw)).unwrap();
+                backend.download(&backend.linear_geglu(&up(backend, &x), &linear).unwrap()).unwrap()
+            });
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod oracle;
 use std::borrow::Cow;
 
 use edict_candle::{CandleBackend, CandleError, DeviceSpec};
-use edict_stable_diffusion::{Backend, DType, RawTensor};
+use edict_stable_diffusion::{Backend, Conv2dGeometry, DType, RawTensor};
 use half::{bf16, f16};
 use ndarray::{ArrayD, arr1};
 use oracle::DTYPES;
@@ -99,6 +99,22 @@ fn reads_every_format_into_every_other_at_any_alignment() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn parameters_are_debugged_without_their_elements() {
+    let backend = CandleBackend::cpu(DType::F32);
+    let conv = backend
+        .load_conv2d(
+            oracle::raw(&oracle::values(&[40, 30, 3, 3], 1)),
+            None,
+            Conv2dGeometry { stride: 1, padding_before: 1, padding_after: 1 },
+        )
+        .unwrap();
+    let linear = backend.load_linear(oracle::raw(&oracle::values(&[90, 80], 2)), None).unwrap();
+    for text in [format!("{conv:?}"), format!("{linear:?}")] {
+        assert!(text.contains("f32") && text.len() < 400, "{text}");
     }
 }
 

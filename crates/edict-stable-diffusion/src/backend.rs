@@ -185,6 +185,13 @@ pub trait Backend: Clone + Send + Sync {
     /// Splits the last axis in halves `u`, `g` and returns `u gelu(g)`.
     fn geglu(&self, x: &Self::Tensor) -> Result<Self::Tensor, Self::Error>;
 
+    /// Applies a linear map and then [`Self::geglu`].
+    ///
+    /// Override it to keep the map's result, twice as wide as what is returned, out of memory.
+    fn linear_geglu(&self, x: &Self::Tensor, linear: &Self::Linear) -> Result<Self::Tensor, Self::Error> {
+        self.geglu(&self.linear(x, linear)?)
+    }
+
     /// Computes `x Phi(x)` with the error function (not its tanh approximation).
     fn gelu(&self, x: &Self::Tensor) -> Result<Self::Tensor, Self::Error>;
 

@@ -49,9 +49,15 @@ pub struct Origin {
 pub fn instruction_set() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
+        // As `pulp`, through which kernels choose, asks: one of these features missing, it takes the next narrower vectors.
+        macro_rules! all {
+            ($($feature:tt),*) => { $(is_x86_feature_detected!($feature))&&* };
+        }
+        let avx2 = all!("fxsr", "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt")
+            && all!("avx", "avx2", "bmi1", "bmi2", "fma", "lzcnt");
+        if avx2 && all!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl") {
             "avx512"
-        } else if is_x86_feature_detected!("avx2") {
+        } else if avx2 {
             "avx2"
         } else if is_x86_feature_detected!("avx") {
             "avx"

@@ -1,6 +1,7 @@
 //! Activation functions and sums, element by element.
 
 use candle_core::{D, Tensor};
+use pulp::Simd;
 
 use super::{Real, RowKernel, by_width, filled, in_memory, in_wide, misfit, pixels, widen, with_slice};
 use crate::error::Result;
@@ -10,7 +11,7 @@ const WIDTH: usize = 1 << 14;
 
 /// A function of one element.
 trait Function: Sync {
-    fn of<T: Real>(&self, x: T) -> T;
+    fn of<S: Simd, T: Real>(&self, x: T) -> T;
 }
 
 macro_rules! function {
@@ -19,8 +20,8 @@ macro_rules! function {
 
         impl Function for $name {
             #[inline(always)]
-            fn of<T: Real>(&self, x: T) -> T {
-                Real::$method(x)
+            fn of<S: Simd, T: Real>(&self, x: T) -> T {
+                Real::$method::<S>(x)
             }
         }
     };
@@ -35,7 +36,7 @@ struct Scale(f64);
 
 impl Function for Scale {
     #[inline(always)]
-    fn of<T: Real>(&self, x: T) -> T {
+    fn of<S: Simd, T: Real>(&self, x: T) -> T {
         x * T::of(self.0)
     }
 }
@@ -48,9 +49,9 @@ struct Map<'a, T, F> {
 
 impl<T: Real, F: Function> RowKernel<T> for Map<'_, T, F> {
     #[inline(always)]
-    fn row(&self, i: usize, out: &mut [T]) {
+    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
         for (out, &x) in out.iter_mut().zip(&self.x[i * WIDTH..]) {
-            *out = self.function.of(x);
+            *out = self.function.of::<S, T>(x);
         }
     }
 }
@@ -116,10 +117,10 @@ struct Geglu<'a, T> {
 
 impl<T: Real> RowKernel<T> for Geglu<'_, T> {
     #[inline(always)]
-    fn row(&self, i: usize, out: &mut [T]) {
+    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
         let (u, g) = self.x[2 * self.half * i..][..2 * self.half].split_at(self.half);
         for ((out, &u), &g) in out.iter_mut().zip(u).zip(g) {
-            *out = u * g.gelu();
+            *out = u * g.gelu::<S>();
         }
     }
 }
@@ -152,7 +153,7 @@ struct Add<'a, T> {
 
 impl<T: Real> RowKernel<T> for Add<'_, T> {
     #[inline(always)]
-    fn row(&self, i: usize, out: &mut [T]) {
+    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
         for ((out, &x), &y) in out.iter_mut().zip(&self.x[i * WIDTH..]).zip(&self.y[i * WIDTH..]) {
             *out = x + y;
         }

@@ -1,26 +1,33 @@
 //! Attention in blocks of queries and keys: the matrix of scores never exists as a whole.
 //!
-//! For a block of queries the keys are gone through block by block with a running maximum and sum (arXiv:1805.02867,
+//! Queries stand side by side in the lanes of the vectors, so that each has a largest score, a sum and a mixture of its own without any
+//! lane looking at another. For a block of queries the keys are gone through block by block with a running maximum and sum (arXiv:1805.02867,
 //! arXiv:2205.14135). Which blocks the keys form follows from the shapes alone.
+
+use std::marker::PhantomData;
 
 use candle_core::{D, Tensor};
 use edict_stable_diffusion::AttentionOptions;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::matmul::{MatrixMut, Start, multiply};
-use super::panels::{Aligned, PANEL};
-use super::{Real, by_width, in_wide, misfit, sum, token_dims, widen, with_slice};
+use super::matmul::{MatrixMut, Start, WIDEST, multiply_wide, wide};
+use super::memory::{made, written};
+use super::panels::Aligned;
+use super::{Real, by_width, in_wide, misfit, token_dims, widen, with_slice};
 use crate::error::Result;
 
-/// Queries of a block at most: a multiple of every tile's height.
-const QUERIES: usize = 96;
-
-/// Keys of a block: with the queries' scores they fit the second cache. A multiple of a panel's width.
-const KEYS: usize = 256;
+/// Keys of a block: the first cache holds their scores.
+const KEYS: usize = 128;
 
 /// Channels of a head that are multiplied at once.
 const DEPTH: usize = 256;
+
+/// Weights of a query that are added up in their own precision, before they are added in f64.
+const SHORT: usize = 16;
+
+/// Channels whose values are taken apart together: those of a line of the cache.
+const BY_CHANNEL: usize = 16;
 
 /// Bytes of scores that exist at once on other devices; the scores of a single query for all heads may need more.
 const BLOCK_BYTES: usize = 32 << 20;
@@ -56,7 +63,9 @@ pub(crate) fn attention(
         by_width!("attention", query, T => {
             let out = with_slice(query, |query: &[T]| {
                 with_slice(&key, |key: &[T]| {
-                    with_slice(&value, |value: &[T]| attention_cpu(query, key, value, batch, &sizes))
+                    with_slice(&value, |value: &[T]| {
+                        attention_cpu(Arch::new(), query, key, value, &sizes)
+                    })
                 })
             })???;
             Ok(Tensor::from_vec(out, query.shape(), query.device())?)
@@ -80,70 +89,56 @@ impl Sizes {
         self.channels / self.heads
     }
 
-    /// Keys, filled up to whole panels.
-    fn padded(&self) -> usize {
-        self.m.next_multiple_of(PANEL)
+    /// Distance of one channel's values to the next's: with a power of two, all would compete for the same lines of the cache.
+    fn stride(&self) -> usize {
+        (self.m + 1).next_multiple_of(16) + 16
     }
 }
 
-/// Keys and values of one head, packed for products.
-struct Head<T> {
-    /// `[m / 16, depth, 16]`.
-    keys: Aligned<T>,
-    /// `[depth / 16, m, 16]`, with `m` filled up.
-    values: Aligned<T>,
-}
-
-impl<T: Real> Head<T> {
-    fn pack(key: &[T], value: &[T], head: usize, sizes: &Sizes) -> Self {
-        let (depth, padded) = (sizes.depth(), sizes.padded());
-        let mut keys = Aligned::zeros(padded * depth);
-        let mut values = Aligned::zeros(depth.next_multiple_of(PANEL) * padded);
-        let rows = key.chunks(sizes.channels).zip(value.chunks(sizes.channels));
-        for (i, (key, value)) in rows.enumerate() {
-            let column = &mut keys.as_mut()[i / PANEL * depth * PANEL + i % PANEL..];
-            for (to, &x) in column.iter_mut().step_by(PANEL).zip(&key[head * depth..][..depth]) {
+/// Takes the values of an item apart, `[channels, stride]`: a channel's values are then a row of the product with the weights.
+fn by_channel<T: Real>(value: &[T], sizes: &Sizes) -> Vec<T> {
+    let stride = sizes.stride();
+    made(sizes.channels * stride, BY_CHANNEL * stride, |i, out| {
+        for (j, value) in value.chunks(sizes.channels).enumerate() {
+            for (to, &x) in out[j..].iter_mut().step_by(stride).zip(&value[i * BY_CHANNEL..]) {
                 *to = x;
             }
-            for (panel, x) in value[head * depth..][..depth].chunks(PANEL).enumerate() {
-                values.as_mut()[(panel * padded + i) * PANEL..][..x.len()].copy_from_slice(x);
-            }
         }
-        Self { keys, values }
-    }
+    })
 }
 
-fn attention_cpu<T: Real>(query: &[T], key: &[T], value: &[T], batch: usize, sizes: &Sizes) -> Vec<T> {
-    let Sizes { n, m, channels, heads, .. } = *sizes;
-    let mut out = vec![T::zero(); query.len()];
-    if out.is_empty() {
-        return out;
+fn attention_cpu<T: Real>(arch: Arch, query: &[T], key: &[T], value: &[T], sizes: &Sizes) -> Vec<T> {
+    let Sizes { n, m, channels, .. } = *sizes;
+    if query.is_empty() {
+        return Vec::new();
     }
-    let packed: Vec<Head<T>> = (0..batch * heads)
-        .into_par_iter()
-        .map(|i| {
-            let item = i / heads * m * channels..(i / heads + 1) * m * channels;
-            Head::pack(&key[item.clone()], &value[item], i % heads, sizes)
-        })
-        .collect();
-    let fair = (batch * n).div_ceil(4 * rayon::current_num_threads());
-    // Causal queries share what they do not see with those beside them, times zero: which those are must not depend on the threads.
-    let queries = if sizes.causal { QUERIES } else { fair.next_multiple_of(12).min(QUERIES) };
-    let blocks: Vec<_> = (out.chunks_mut(n * channels).zip(query.chunks(n * channels)).enumerate())
-        .flat_map(|(item, (out, query))| {
-            let heads = &packed[item * heads..][..heads];
-            let parts = out.chunks_mut(queries * channels).zip(query.chunks(queries * channels));
-            parts.enumerate().map(move |(i, (out, query))| Block {
-                first: i * queries,
-                query,
-                out,
-                heads,
-                sizes,
+    let values: Vec<Vec<T>> = value.chunks(m * channels).map(|value| by_channel(value, sizes)).collect();
+    let width = arch.dispatch(Width::<T>(PhantomData));
+    written(query.len(), |out| {
+        let items = out.chunks(n * channels).zip(query.chunks(n * channels));
+        let blocks: Vec<_> = (items.enumerate())
+            .flat_map(|(item, (out, query))| {
+                let parts = out.chunks(width * channels).zip(query.chunks(width * channels));
+                parts.enumerate().map(move |(i, (out, query))| (item, i * width, out, query))
             })
-        })
-        .collect();
-    blocks.into_par_iter().for_each(|block| Arch::new().dispatch(block));
-    out
+            .collect();
+        blocks.into_par_iter().for_each(|(item, first, out, query)| {
+            let key = &key[item * m * channels..][..m * channels];
+            arch.dispatch(Block { first, query, out: out.zeroed(), key, values: &values[item], sizes });
+        });
+    })
+}
+
+/// Tells how many queries a product takes with an instruction set.
+struct Width<T>(PhantomData<T>);
+
+impl<T: Real> WithSimd for Width<T> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        wide::<S, T>()
+    }
 }
 
 /// Some queries of an item, with all heads.
@@ -151,7 +146,10 @@ struct Block<'a, T> {
     first: usize,
     query: &'a [T],
     out: &'a mut [T],
-    heads: &'a [Head<T>],
+    /// `[m, channels]`
+    key: &'a [T],
+    /// `[channels, m]`
+    values: &'a [T],
     sizes: &'a Sizes,
 }
 
@@ -160,34 +158,62 @@ impl<T: Real> WithSimd for Block<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { first, query, out, heads, sizes } = self;
-        let (channels, depth) = (sizes.channels, sizes.depth());
-        let rows = query.len() / channels;
-        let scale = T::of(1.0 / (depth as f64).sqrt());
-        let mut scores = Aligned::zeros(rows * KEYS);
-        let mut mixed = Aligned::zeros(rows * depth);
-        for (head, packed) in heads.iter().enumerate() {
-            let query = |row: usize| &query[row * channels + head * depth..][..depth];
-            let mut running = vec![Running::new(); rows];
-            mixed.as_mut().fill(T::zero());
-            let seen = if sizes.causal { sizes.m.min(first + rows) } else { sizes.m };
-            for from in (0..seen).step_by(KEYS) {
-                let keys = KEYS.min(sizes.m - from);
-                let width = keys.next_multiple_of(PANEL);
-                score(simd, rows, query, packed, from..from + width, &mut scores);
-                let both = scores.as_mut().chunks_mut(width).zip(mixed.as_mut().chunks_mut(depth));
-                for (row, ((scores, mixed), running)) in both.zip(&mut running).enumerate() {
-                    let seen =
-                        if sizes.causal { (first + row + 1).saturating_sub(from).min(keys) } else { keys };
-                    let (seen, unseen) = scores.split_at_mut(seen);
-                    unseen.fill(T::zero());
-                    running.weigh(seen, mixed, scale);
+        let Self { first, query, out, key, values, sizes } = self;
+        let (m, channels, depth, stride) = (sizes.m, sizes.channels, sizes.depth(), sizes.stride());
+        let width = wide::<S, T>();
+        let queries = query.len() / channels;
+        // Weights are powers of two.
+        let scale = T::of(std::f64::consts::LOG2_E / (depth as f64).sqrt());
+        // The queries, `[depth, width]`; those that there are not are 0.
+        let mut panel = Aligned::zeros(depth * width);
+        // `[keys, width]`
+        let mut scores = Aligned::zeros(KEYS * width);
+        // `[depth, width]`
+        let mut mixed = Aligned::zeros(depth * width);
+        let mut rows: Vec<&[T]> = Vec::new();
+        let seen = if sizes.causal { m.min(first + queries) } else { m };
+        for head in 0..sizes.heads {
+            let at = head * depth;
+            for (i, query) in query.chunks(channels).enumerate() {
+                for (to, &x) in panel.as_mut()[i..].iter_mut().step_by(width).zip(&query[at..][..depth]) {
+                    *to = x;
                 }
-                mix(simd, rows, packed, (from, width), sizes, &scores, &mut mixed);
             }
-            for (row, (mixed, running)) in mixed.chunks(depth).zip(running).enumerate() {
-                let factor = T::of(1.0 / running.sum);
-                for (out, &x) in out[row * channels + head * depth..][..depth].iter_mut().zip(mixed) {
+            let mut running = Running::new();
+            mixed.as_mut().fill(T::zero());
+            for from in (0..seen).step_by(KEYS) {
+                let keys = KEYS.min(seen - from);
+                let scores = &mut scores.as_mut()[..keys * width];
+                for channel in (0..depth).step_by(DEPTH) {
+                    let part = channel..depth.min(channel + DEPTH);
+                    let start = if channel == 0 { Start::Zero } else { Start::Add };
+                    rows.clear();
+                    rows.extend(
+                        key[from * channels..]
+                            .chunks(channels)
+                            .take(keys)
+                            .map(|key| &key[at..][part.clone()]),
+                    );
+                    let panel = &panel[channel * width..part.end * width];
+                    multiply_wide(simd, &rows, panel, start, &mut MatrixMut { elements: scores, width });
+                }
+                if sizes.causal && from + keys > first + 1 {
+                    hide(scores, width, (from, first));
+                }
+                running.weigh(simd, scores, mixed.as_mut(), scale, width);
+                rows.clear();
+                rows.extend((at..at + depth).map(|channel| &values[channel * stride + from..][..keys]));
+                multiply_wide(
+                    simd,
+                    &rows,
+                    scores,
+                    Start::Add,
+                    &mut MatrixMut { elements: mixed.as_mut(), width },
+                );
+            }
+            for (i, out) in out.chunks_mut(channels).enumerate() {
+                let factor = T::of(1.0 / running.sum[i]);
+                for (out, &x) in out[at..][..depth].iter_mut().zip(mixed[i..].iter().step_by(width)) {
                     *out = x * factor;
                 }
             }
@@ -195,99 +221,78 @@ impl<T: Real> WithSimd for Block<'_, T> {
     }
 }
 
-/// Fills `scores` with the products of queries and a block of keys, `[rows, width]`.
-#[inline(always)]
-fn score<'a, S: Simd, T: Real>(
-    simd: S,
-    rows: usize,
-    query: impl Fn(usize) -> &'a [T],
-    head: &Head<T>,
-    keys: std::ops::Range<usize>,
-    scores: &mut Aligned<T>,
-) {
-    let depth = query(0).len();
-    let width = keys.len();
-    for channel in (0..depth).step_by(DEPTH) {
-        let channels = channel..depth.min(channel + DEPTH);
-        for column in (0..width).step_by(2 * PANEL) {
-            let panel = |column: usize| {
-                if column >= width {
-                    return &[][..];
-                }
-                let at = (keys.start + column) * depth + channel * PANEL;
-                &head.keys[at..][..channels.len() * PANEL]
-            };
-            let start = if channel == 0 { Start::Zero } else { Start::Add };
-            let out = &mut MatrixMut { elements: scores.as_mut(), width, column };
-            let a = |row: usize| &query(row)[channels.clone()];
-            multiply(simd, rows, a, [panel(column), panel(column + PANEL)], start, out);
+/// Sets scores of keys that come after their query to minus infinity; the first key is number `from`, the first query number `first`.
+fn hide<T: Real>(scores: &mut [T], width: usize, (from, first): (usize, usize)) {
+    for (key, scores) in scores.chunks_mut(width).enumerate() {
+        for (query, score) in scores.iter_mut().enumerate() {
+            if from + key > first + query {
+                *score = T::of(f64::NEG_INFINITY);
+            }
         }
     }
 }
 
-/// Adds values, weighed, to `mixed` `[rows, depth]`.
-#[inline(always)]
-fn mix<S: Simd, T: Real>(
-    simd: S,
-    rows: usize,
-    head: &Head<T>,
-    (from, width): (usize, usize),
-    sizes: &Sizes,
-    weights: &[T],
-    mixed: &mut Aligned<T>,
-) {
-    let depth = sizes.depth();
-    for column in (0..depth).step_by(2 * PANEL) {
-        let panel = |column: usize| {
-            if column >= depth {
-                return &[][..];
-            }
-            &head.values[(column / PANEL * sizes.padded() + from) * PANEL..][..width * PANEL]
-        };
-        let out = &mut MatrixMut { elements: mixed.as_mut(), width: depth, column };
-        let a = |row: usize| &weights[row * width..][..width];
-        multiply(simd, rows, a, [panel(column), panel(column + PANEL)], Start::Add, out);
-    }
-}
-
-/// What is known of a query's scores so far.
-#[derive(Clone, Copy)]
+/// What is known of the queries' scores so far.
 struct Running<T> {
-    max: T,
-    /// Of `exp(scale (score - max))`.
-    sum: f64,
+    /// The largest score times the scale.
+    top: [T; WIDEST],
+    /// Of `2^(scale score - top)`.
+    sum: [f64; WIDEST],
 }
 
 impl<T: Real> Running<T> {
     fn new() -> Self {
-        Self { max: T::of(f64::NEG_INFINITY), sum: 0.0 }
+        Self { top: [T::of(f64::NEG_INFINITY); WIDEST], sum: [0.0; WIDEST] }
     }
 
-    /// Replaces scores by their weights, and weighs what was mixed before anew if a larger score has come.
+    /// Replaces the scores of a block, `[keys, width]`, by their weights, and weighs what was mixed before, `[depth, width]`, anew where a
+    /// larger score has come.
     #[inline(always)]
-    fn weigh(&mut self, scores: &mut [T], mixed: &mut [T], scale: T) {
-        if scores.is_empty() {
-            return;
-        }
-        let max = larger(self.max, largest(scores));
-        if max == T::of(f64::NEG_INFINITY) {
-            // No score that counts has come yet; one that is not a number stays so.
-            for score in scores.iter_mut() {
-                *score = if score.wide().is_nan() { *score } else { T::zero() };
+    fn weigh<S: Simd>(&mut self, simd: S, scores: &mut [T], mixed: &mut [T], scale: T, width: usize) {
+        let mut largest = [T::of(f64::NEG_INFINITY); WIDEST];
+        let all = T::vectors_mut::<S>(&mut largest[..width]);
+        let many = all.len();
+        for (v, largest) in all.iter_mut().enumerate() {
+            let mut chain = *largest;
+            for &x in T::vectors::<S>(scores)[v..].iter().step_by(many) {
+                chain = T::larger_each(simd, chain, x);
             }
-            self.sum += sum(scores, |weight| weight);
-            return;
+            *largest = chain;
         }
-        if max != self.max {
-            let factor = ((self.max - max) * scale).exp();
-            self.sum *= factor.wide();
-            mixed.iter_mut().for_each(|x| *x *= factor);
-            self.max = max;
+        let mut shift = [T::zero(); WIDEST];
+        let mut factor = [T::of(1.0); WIDEST];
+        let mut changed = false;
+        for i in 0..width {
+            let top = larger(self.top[i], largest[i] * scale);
+            if top != self.top[i] {
+                factor[i] = (self.top[i] - top).exp2_below_one::<S>();
+                self.top[i] = top;
+                self.sum[i] *= factor[i].wide();
+                changed = true;
+            }
+            // Without a score that counts all weights are 0, whatever is subtracted.
+            shift[i] = if top == T::of(f64::NEG_INFINITY) { T::zero() } else { T::zero() - top };
         }
-        for score in scores.iter_mut() {
-            *score = ((*score - max) * scale).exp();
+        if changed {
+            for mixed in mixed.chunks_mut(width) {
+                for (mixed, factor) in mixed.iter_mut().zip(&factor) {
+                    *mixed *= *factor;
+                }
+            }
         }
-        self.sum += sum(scores, |weight| weight);
+        for scores in scores.chunks_mut(SHORT * width) {
+            let mut sums = [T::zero(); WIDEST];
+            for scores in scores.chunks_mut(width) {
+                for ((score, shift), sum) in scores.iter_mut().zip(&shift).zip(&mut sums) {
+                    // The rounding of `top` makes the largest weight differ from 1, and all the others by the same factor.
+                    *score = score.fused::<S>(scale, *shift).exp2_below_one::<S>();
+                    *sum += *score;
+                }
+            }
+            for (sum, short) in self.sum.iter_mut().zip(sums) {
+                *sum += short.wide();
+            }
+        }
     }
 }
 
@@ -295,19 +300,6 @@ impl<T: Real> Running<T> {
 #[inline(always)]
 fn larger<T: Real>(a: T, b: T) -> T {
     if b > a { b } else { a }
-}
-
-/// Returns the largest element; what is not a number is passed over.
-#[inline(always)]
-fn largest<T: Real>(scores: &[T]) -> T {
-    let mut lanes = [T::of(f64::NEG_INFINITY); 16];
-    let (whole, rest) = scores.as_chunks::<16>();
-    for scores in whole {
-        for (lane, &score) in lanes.iter_mut().zip(scores) {
-            *lane = larger(*lane, score);
-        }
-    }
-    rest.iter().copied().chain(lanes).fold(T::of(f64::NEG_INFINITY), larger)
 }
 
 /// Attention out of candle's operations, for devices without a kernel here.
@@ -349,7 +341,7 @@ fn composed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::tests::{assert_close, values};
+    use crate::kernels::tests::{arches, assert_close, values};
 
     /// As it is defined, with all scores at once.
     fn plain(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize, causal: bool) -> Tensor {
@@ -360,19 +352,41 @@ mod tests {
     #[test]
     fn blocks_of_queries_and_keys_give_the_same_tokens() {
         // A few; a block and a bit of either; many channels.
-        for (n, m, channels, heads) in [
-            (23, 29, 12, 3),
-            (5, 77, 40, 1),
-            (QUERIES + 7, KEYS + 9, 34, 2),
-            (300, 300, 16, 1),
-            (13, 40, 300, 1),
-        ] {
+        for (n, m, channels, heads) in
+            [(23, 29, 12, 3), (5, 77, 40, 1), (103, 2 * KEYS + 9, 34, 2), (300, 300, 16, 1), (13, 40, 300, 1)]
+        {
             let shape = |tokens| [2, tokens, channels];
             let (query, key, value) = (values(&shape(n), 1), values(&shape(m), 2), values(&shape(m), 3));
             for causal in [false, true] {
                 let options = AttentionOptions { causal, upcast: false };
                 let found = attention(&query, &key, &value, heads, options).unwrap();
                 assert_close(&found, &plain(&query, &key, &value, heads, causal), 1e-14);
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_tokens() {
+        for (n, m, channels, heads) in [(23, 29, 12, 3), (100, 2 * KEYS + 9, 48, 1), (13, 40, 300, 1)] {
+            let shape = |tokens| [1, tokens, channels];
+            let [query, key, value] = [values(&shape(n), 1), values(&shape(m), 2), values(&shape(m), 3)];
+            for causal in [false, true] {
+                let expected = plain(&query, &key, &value, heads, causal);
+                let elements = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                let [query, key, value] = [&query, &key, &value].map(elements);
+                let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+                let sizes = Sizes { n, m, channels, heads, causal };
+                for arch in arches() {
+                    let found = attention_cpu(arch, &query, &key, &value, &sizes);
+                    let found = Tensor::from_vec(found, expected.shape(), expected.device()).unwrap();
+                    assert_close(&found, &expected, 1e-14);
+                    let [query, key, value] = [&query, &key, &value].map(|x| narrow(x));
+                    let found = attention_cpu(arch, &query, &key, &value, &sizes);
+                    let found = Tensor::from_vec(found, expected.shape(), expected.device()).unwrap();
+                    // Scores are sums of products below 1 in size, of which some hundred ulps can be lost.
+                    let bound = (channels / heads + 8) as f64 * f64::from(f32::EPSILON);
+                    assert_close(&found.to_dtype(candle_core::DType::F64).unwrap(), &expected, bound);
+                }
             }
         }
     }

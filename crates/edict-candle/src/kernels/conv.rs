@@ -3,20 +3,26 @@
 //! In memory the channels of a pixel lie side by side. An output pixel is then a row of a product whose left side, the pixels that
 //! its window sees, need not be laid out: it is made of slices of the image.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use edict_stable_diffusion::Conv2dGeometry;
 
 use super::linear::with_bias;
-use super::matmul::{Matrix, Rows, product};
+use super::matmul::{Matrix, Rows, fill, product};
 use super::panels::Panels;
+use super::winograd::Convolve;
 use super::{
-    Real, by_width, filled, image_dims, in_wide, misfit, pixels, pixels_to_image, widen, with_slice,
+    Real, by_width, image_dims, in_wide, memory, misfit, pixels, pixels_to_image, widen, with_slice,
 };
 use crate::error::Result;
 use crate::weights::{Conv2d, Weight};
 
 /// Below this many channels the windows are laid out: slices would be too short to compute with.
 const FEW_CHANNELS: usize = 16;
+
+/// Windows that are laid out at once.
+const LAID_OUT: usize = 192;
 
 /// Convolves an image.
 pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
@@ -42,7 +48,10 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
             let out = with_slice(&pixels(image)?, |image: &[T]| {
                 with_bias(bias.as_ref(), |bias| {
                     let windows = Windows::new(image, [batch, height, width, channels], shape, kernel, geometry);
-                    T::convolve(&windows, panels, bias)
+                    match T::convolve(&windows, panels, bias) {
+                        Some(out) => out,
+                        None => direct(&windows, panels, bias),
+                    }
                 })
             })???;
             pixels_to_image(&Tensor::from_vec(out, &shape, image.device())?)
@@ -50,8 +59,8 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
     })
 }
 
-/// Convolves in one of the ways that suit every element type.
-pub(super) fn convolve<T: Real>(
+/// Convolves as a matrix product.
+pub(super) fn direct<T: Real>(
     windows: &Windows<'_, T>,
     panels: &Panels,
     bias: Option<&[T]>,
@@ -60,11 +69,16 @@ pub(super) fn convolve<T: Real>(
     if windows.kernel == 1 && windows.stride == 1 && windows.padding == 0 && windows.out == windows.size {
         return product(rows, &Matrix { elements: windows.image, width: windows.channels }, panels, bias);
     }
-    if windows.channels < FEW_CHANNELS {
-        let elements = windows.laid_out(rows);
-        return product(rows, &Matrix { elements: &elements, width: panels.depth() }, panels, bias);
+    if windows.channels >= FEW_CHANNELS {
+        return product(rows, windows, panels, bias);
     }
-    product(rows, windows, panels, bias)
+    panels.check::<T>()?;
+    let outputs = panels.outputs();
+    Ok(memory::made(rows * outputs, LAID_OUT * outputs.max(1), |block, out| {
+        let first = block * LAID_OUT;
+        let elements = windows.laid_out(first..rows.min(first + LAID_OUT));
+        fill(out, &Matrix { elements: &elements, width: panels.depth() }, panels, bias);
+    }))
 }
 
 /// Which pixels each output pixel sees.
@@ -116,14 +130,39 @@ impl<'a, T: Real> Windows<'a, T> {
         }
     }
 
-    /// Writes all windows out, `[rows, kernel, kernel, channels]`.
-    fn laid_out(&self, rows: usize) -> Vec<T> {
-        let width = self.segments() * self.channels;
-        filled(rows * width, width, &|row: usize, window: &mut [T]| {
-            for (place, to) in window.chunks_mut(self.channels.max(1)).enumerate() {
-                to.copy_from_slice(self.slice(place, row));
+    /// Writes the windows of some rows out, `[rows, kernel, kernel, channels]`.
+    fn laid_out(&self, rows: Range<usize>) -> Vec<T> {
+        let [height, width] = self.size;
+        let line = self.kernel * self.channels;
+        let mut windows = vec![T::zero(); rows.len() * self.kernel * line];
+        for (row, window) in rows.zip(windows.chunks_mut((self.kernel * line).max(1))) {
+            let (item, top, left) = self.place(row);
+            for (y, to) in window.chunks_mut(line).enumerate() {
+                let (y, x) = ((top + y).wrapping_sub(self.padding), left.wrapping_sub(self.padding));
+                // Pixels of a line lie side by side in the image too.
+                if y < height && x < width && x + self.kernel <= width {
+                    let from = ((item * height + y) * width + x) * self.channels;
+                    to.copy_from_slice(&self.image[from..][..line]);
+                    continue;
+                }
+                for (i, to) in to.chunks_mut(self.channels).enumerate() {
+                    let x = x.wrapping_add(i);
+                    if y < height && x < width {
+                        let from = ((item * height + y) * width + x) * self.channels;
+                        to.copy_from_slice(&self.image[from..][..self.channels]);
+                    }
+                }
             }
-        })
+        }
+        windows
+    }
+
+    /// Image of an output pixel, and where its window begins, counted as in [`Self::pixel`].
+    #[inline(always)]
+    fn place(&self, row: usize) -> (usize, usize, usize) {
+        let [out_height, out_width] = self.out;
+        let (row, x) = (row / out_width, row % out_width);
+        (row / out_height, row % out_height * self.stride, x * self.stride)
     }
 }
 
@@ -138,10 +177,8 @@ impl<T: Real> Rows<T> for Windows<'_, T> {
 
     #[inline(always)]
     fn slice(&self, place: usize, row: usize) -> &[T] {
-        let [out_height, out_width] = self.out;
-        let (row, x) = (row / out_width, row % out_width);
-        let (item, y) = (row / out_height, row % out_height);
-        self.pixel(item, y * self.stride + place / self.kernel, x * self.stride + place % self.kernel)
+        let (item, top, left) = self.place(row);
+        self.pixel(item, top + place / self.kernel, left + place % self.kernel)
     }
 }
 

@@ -2,13 +2,32 @@
 
 use candle_core::Tensor;
 
-use super::matmul::{Matrix, product};
+use super::activation::geglu;
+use super::matmul::{Matrix, product, product_geglu};
+use super::panels::PANEL;
 use super::{Real, by_width, in_wide, misfit, widen, with_slice};
 use crate::error::Result;
 use crate::weights::{Linear, Weight};
 
 /// Applies a linear map to the last axis of a tensor of any rank.
 pub(crate) fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
+    mapped(x, linear, false)
+}
+
+/// Applies a linear map to the last axis, of which halves `u`, `g` then become `u gelu(g)`: block by block, while a block is in the cache.
+pub(crate) fn linear_geglu(x: &Tensor, linear: &Linear) -> Result<Tensor> {
+    // Halves begin with a panel.
+    if matches!(linear.weight, Weight::Packed(_)) && linear.outputs.is_multiple_of(2 * PANEL) {
+        mapped(x, linear, true)
+    } else if x.device().is_cpu() {
+        in_wide(x, |x| geglu(&mapped(x, linear, false)?))
+    } else {
+        geglu(&mapped(x, linear, false)?)
+    }
+}
+
+/// Applies a linear map, and GEGLU to packed weights' results if `gated`.
+fn mapped(x: &Tensor, linear: &Linear, gated: bool) -> Result<Tensor> {
     let Some((_, outer)) = x.dims().split_last().filter(|(last, _)| **last == linear.inputs) else {
         return Err(misfit(
             "linear",
@@ -17,7 +36,8 @@ pub(crate) fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
         ));
     };
     let rows = outer.iter().product::<usize>();
-    let shape: Vec<usize> = outer.iter().copied().chain([linear.outputs]).collect();
+    let outputs = if gated { linear.outputs / 2 } else { linear.outputs };
+    let shape: Vec<usize> = outer.iter().copied().chain([outputs]).collect();
     let panels = match &linear.weight {
         Weight::Packed(panels) => panels,
         Weight::Tensor(weight) => {
@@ -31,7 +51,13 @@ pub(crate) fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
         by_width!("linear", x, T => {
             let y = with_slice(x, |x: &[T]| {
                 let left = Matrix { elements: x, width: linear.inputs };
-                with_bias(bias.as_ref(), |bias| product(rows, &left, panels, bias))
+                with_bias(bias.as_ref(), |bias| {
+                    if gated {
+                        product_geglu(rows, &left, panels, bias)
+                    } else {
+                        product(rows, &left, panels, bias)
+                    }
+                })
             })???;
             Ok(Tensor::from_vec(y, shape, x.device())?)
         })

@@ -8,6 +8,7 @@ pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod linear;
 mod matmul;
+mod memory;
 pub(crate) mod norm;
 pub(crate) mod panels;
 mod real;
@@ -18,11 +19,10 @@ mod winograd;
 
 use candle_core::{DType, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use crate::error::{CandleError, Result};
 pub(crate) use real::Real;
-pub(crate) use sum::sum;
+pub(crate) use sum::moments;
 pub(crate) use vector::Vectored;
 
 /// Elements a task has at least: less is not worth handing to another thread.
@@ -84,29 +84,21 @@ pub(crate) trait RowKernel<T>: Sync {
     /// What a row is computed from must not depend on the rows beside it, so that the split among threads cannot be seen in the
     /// result. Implementations that compute are `#[inline(always)]`: only within [`some_rows`] do they get the
     /// processor's vectors.
-    fn row(&self, i: usize, out: &mut [T]);
+    fn row<S: Simd>(&self, simd: S, i: usize, out: &mut [T]);
 }
 
 /// Closures will do where elements are only moved.
 impl<T, F: Fn(usize, &mut [T]) + Sync> RowKernel<T> for F {
-    fn row(&self, i: usize, out: &mut [T]) {
+    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
         self(i, out);
     }
 }
 
 /// Makes `count` elements in rows of `width` (the last may be shorter), in parallel where it pays.
 pub(crate) fn filled<T: Real>(count: usize, width: usize, kernel: &impl RowKernel<T>) -> Vec<T> {
-    let mut out = vec![T::zero(); count];
     let width = width.max(1);
     let rows = GRAIN.div_ceil(width);
-    if out.len() <= GRAIN {
-        some_rows(&mut out, width, 0, kernel);
-    } else {
-        out.par_chunks_mut(rows * width)
-            .enumerate()
-            .for_each(|(i, out)| some_rows(out, width, i * rows, kernel));
-    }
-    out
+    memory::made(count, rows * width, |i, out| some_rows(out, width, i * rows, kernel))
 }
 
 /// Fills rows, the first being number `first`, with the vectors that the processor has.
@@ -122,9 +114,9 @@ fn some_rows<T>(out: &mut [T], width: usize, first: usize, kernel: &impl RowKern
         type Output = ();
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) {
+        fn with_simd<S: Simd>(self, simd: S) {
             for (i, row) in self.out.chunks_mut(self.width).enumerate() {
-                self.kernel.row(self.first + i, row);
+                self.kernel.row(simd, self.first + i, row);
             }
         }
     }
@@ -172,6 +164,17 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+
+    /// Every instruction set that this processor has and kernels are compiled for.
+    pub(super) fn arches() -> Vec<Arch> {
+        let mut arches = vec![Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            arches.extend(pulp::x86::V3::try_new().map(Arch::V3));
+            arches.extend(pulp::x86::V4::try_new().map(Arch::V4));
+        }
+        arches
+    }
 
     /// Values between -1 and 1 that differ from element to element.
     pub(super) fn values(shape: &[usize], seed: u32) -> Tensor {

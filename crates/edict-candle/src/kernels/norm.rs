@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    Real, RowKernel, by_width, filled, image_dims, in_memory, in_wide, misfit, sum, widen, with_slice,
+    Real, RowKernel, by_width, filled, image_dims, in_memory, in_wide, misfit, moments, widen, with_slice,
 };
 use crate::error::Result;
 use crate::weights::Norm;
@@ -51,7 +51,8 @@ fn group_norm_cpu<T: Real>(
     if x.is_empty() {
         return Vec::new();
     }
-    let items: Vec<_> = x.chunks(plane * channels).map(|x| affine(x, groups, eps, [weight, bias])).collect();
+    let items: Vec<_> =
+        x.chunks(plane * channels).map(|x| Affine::of(x, groups, eps, [weight, bias])).collect();
     if silu {
         filled(x.len(), channels, &Normalise::<_, true> { x, plane, items: &items })
     } else {
@@ -64,27 +65,29 @@ struct Normalise<'a, T, const SILU: bool> {
     x: &'a [T],
     /// Pixels of an image.
     plane: usize,
-    items: &'a [Affine],
+    items: &'a [Affine<T>],
 }
 
 impl<T: Real, const SILU: bool> RowKernel<T> for Normalise<'_, T, SILU> {
     #[inline(always)]
-    fn row(&self, i: usize, out: &mut [T]) {
+    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
         let Affine { mean, factor, shift } = &self.items[i / self.plane];
         let x = &self.x[i * out.len()..];
         let parameters = mean.iter().zip(factor).zip(shift);
-        for ((out, x), ((mean, factor), shift)) in out.iter_mut().zip(x).zip(parameters) {
-            let y = T::of((x.wide() - mean) * factor + shift);
-            *out = if SILU { y.silu() } else { y };
+        for ((out, &x), ((&mean, &factor), &shift)) in out.iter_mut().zip(x).zip(parameters) {
+            let y = (x - mean).fused::<S>(factor, shift);
+            *out = if SILU { y.silu::<S>() } else { y };
         }
     }
 }
 
 /// What a norm does to each channel of an image: `(x - mean) factor + shift`.
-struct Affine {
-    mean: Vec<f64>,
-    factor: Vec<f64>,
-    shift: Vec<f64>,
+///
+/// The mean is rounded to the elements' precision, and `shift` makes up for that: the difference to an element near it is then exact.
+struct Affine<T> {
+    mean: Vec<T>,
+    factor: Vec<T>,
+    shift: Vec<T>,
 }
 
 /// Sums and sums of squares of each channel's differences to `origin`.
@@ -112,34 +115,39 @@ impl<T: Real> WithSimd for Moments<'_, T> {
     }
 }
 
-/// Finds mean and variance of each group of channels of an image's pixels.
-fn affine<T: Real>(x: &[T], groups: usize, eps: f64, [weight, bias]: [&[T]; 2]) -> Affine {
-    let channels = weight.len();
-    // Sums are of differences to the first pixel: a mean that is large beside the spread costs no digits.
-    let origin: Vec<f64> = x[..channels].iter().map(|x| x.wide()).collect();
-    let blocks: Vec<[Vec<f64>; 2]> = (x.par_chunks(BLOCK * channels))
-        .map(|pixels| Arch::new().dispatch(Moments { pixels, origin: &origin }))
-        .collect();
-    let n = (x.len() / channels) as f64;
-    let total = |which: usize, channel: usize| blocks.iter().map(|block| block[which][channel]).sum::<f64>();
-    let width = channels / groups;
-    let mut affine = Affine { mean: Vec::new(), factor: Vec::new(), shift: Vec::new() };
-    for first in (0..channels).step_by(width) {
-        let sums = (first..first + width).map(|c| (origin[c], total(0, c), total(1, c)));
-        let sums: Vec<_> = sums.collect();
-        let means: Vec<_> = sums.iter().map(|(origin, sum, _)| origin + sum / n).collect();
-        let mean = means.iter().sum::<f64>() / width as f64;
-        let within = sums.iter().map(|(_, sum, square)| square - sum * sum / n).sum::<f64>();
-        let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f64>();
-        let variance = within / (n * width as f64) + between / width as f64;
-        let factor = (variance + eps).sqrt().recip();
-        for c in first..first + width {
-            affine.mean.push(mean);
-            affine.factor.push(factor * weight[c].wide());
-            affine.shift.push(bias[c].wide());
+impl<T: Real> Affine<T> {
+    /// Finds mean and variance of each group of channels of an image's pixels.
+    fn of(x: &[T], groups: usize, eps: f64, [weight, bias]: [&[T]; 2]) -> Self {
+        let channels = weight.len();
+        // Sums are of differences to the first pixel: a mean that is large beside the spread costs no digits.
+        let origin: Vec<f64> = x[..channels].iter().map(|x| x.wide()).collect();
+        let blocks: Vec<[Vec<f64>; 2]> = (x.par_chunks(BLOCK * channels))
+            .map(|pixels| Arch::new().dispatch(Moments { pixels, origin: &origin }))
+            .collect();
+        let n = (x.len() / channels) as f64;
+        let total =
+            |which: usize, channel: usize| blocks.iter().map(|block| block[which][channel]).sum::<f64>();
+        let width = channels / groups;
+        let mut affine = Self { mean: Vec::new(), factor: Vec::new(), shift: Vec::new() };
+        for first in (0..channels).step_by(width) {
+            let sums = (first..first + width).map(|c| (origin[c], total(0, c), total(1, c)));
+            let sums: Vec<_> = sums.collect();
+            let means: Vec<_> = sums.iter().map(|(origin, sum, _)| origin + sum / n).collect();
+            let mean = means.iter().sum::<f64>() / width as f64;
+            let within = sums.iter().map(|(_, sum, square)| square - sum * sum / n).sum::<f64>();
+            let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f64>();
+            let variance = within / (n * width as f64) + between / width as f64;
+            let factor = (variance + eps).sqrt().recip();
+            let rounded = T::of(mean);
+            for c in first..first + width {
+                let factor = factor * weight[c].wide();
+                affine.mean.push(rounded);
+                affine.factor.push(T::of(factor));
+                affine.shift.push(T::of(bias[c].wide() + (rounded.wide() - mean) * factor));
+            }
         }
+        affine
     }
-    affine
 }
 
 /// Normalises the last axis, scales and shifts.
@@ -178,14 +186,16 @@ struct NormaliseRow<'a, T> {
 
 impl<T: Real> RowKernel<T> for NormaliseRow<'_, T> {
     #[inline(always)]
-    fn row(&self, i: usize, out: &mut [T]) {
+    fn row<S: Simd>(&self, simd: S, i: usize, out: &mut [T]) {
         let width = out.len();
         let x = &self.x[i * width..][..width];
-        let mean = sum(x, |x| x) / width as f64;
-        let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f64;
+        let [mean, variance] = moments(simd, x);
         let factor = (variance + self.eps).sqrt().recip();
-        for ((out, x), (weight, bias)) in out.iter_mut().zip(x).zip(self.weight.iter().zip(self.bias)) {
-            *out = T::of((x.wide() - mean) * (factor * weight.wide()) + bias.wide());
+        // As in [`Affine`].
+        let rounded = T::of(mean);
+        let (factor, shift) = (T::of(factor), T::of((rounded.wide() - mean) * factor));
+        for ((out, &x), (&weight, &bias)) in out.iter_mut().zip(x).zip(self.weight.iter().zip(self.bias)) {
+            *out = (x - rounded).fused::<S>(factor, shift).fused::<S>(weight, bias);
         }
     }
 }

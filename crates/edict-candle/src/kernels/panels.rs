@@ -1,5 +1,6 @@
 //! Weights, packed for matrix products.
 
+use std::fmt;
 use std::ops::{Deref, Range};
 
 use candle_core::WithDType;
@@ -14,15 +15,31 @@ use crate::error::{CandleError, Result};
 pub(crate) const PANEL: usize = 16;
 
 /// The right side of a product, `[depth, outputs]`, as `[outputs / 16, depth, 16]`; the last panel is filled up with zeros.
-#[derive(Debug)]
 pub(crate) struct Panels {
     outputs: usize,
     depth: usize,
     stored: Stored,
 }
 
+impl fmt::Debug for Panels {
+    /// Without the weights, of which there may be millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = match self.stored {
+            Stored::F64(_) => "f64",
+            Stored::F32(_) => "f32",
+            Stored::F16(_) => "f16",
+            Stored::BF16(_) => "bf16",
+        };
+        let Self { outputs, depth, .. } = self;
+        f.debug_struct("Panels")
+            .field("outputs", outputs)
+            .field("depth", depth)
+            .field("dtype", &dtype)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Packed weights of any element type.
-#[derive(Debug)]
 pub(crate) enum Stored {
     F64(Aligned<f64>),
     F32(Aligned<f32>),
@@ -107,11 +124,16 @@ where
 }
 
 /// Elements that begin at a multiple of 64 bytes, so that no vector lies across two lines of the cache.
-#[derive(Debug)]
 pub(crate) struct Aligned<T> {
     elements: Vec<T>,
     start: usize,
     length: usize,
+}
+
+impl<T> Default for Aligned<T> {
+    fn default() -> Self {
+        Self { elements: Vec::new(), start: 0, length: 0 }
+    }
 }
 
 impl<T: WithDType> Aligned<T> {
@@ -121,6 +143,13 @@ impl<T: WithDType> Aligned<T> {
         // Where the offset cannot be told, any will do.
         let start = elements.as_ptr().align_offset(64).min(spare);
         Self { elements, start, length }
+    }
+
+    /// Makes room for `length` elements at least; what they are then is not said.
+    pub(crate) fn grow(&mut self, length: usize) {
+        if self.length < length {
+            *self = Self::zeros(length);
+        }
     }
 
     pub(crate) fn as_mut(&mut self) -> &mut [T] {

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use ndarray::ArrayView2;
+use pulp::Simd;
 
 use super::{
     Real, RowKernel, by_width, filled, image_dims, in_memory, in_wide, misfit, pixels, pixels_to_image,
@@ -104,7 +105,7 @@ struct AddBias<'a, T> {
 
 impl<T: Real> RowKernel<T> for AddBias<'_, T> {
     #[inline(always)]
-    fn row(&self, i: usize, out: &mut [T]) {
+    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
         let (image, bias) = (&self.image[i * out.len()..], &self.bias[i / self.plane * out.len()..]);
         for ((out, &x), &bias) in out.iter_mut().zip(image).zip(bias) {
             *out = x + bias;

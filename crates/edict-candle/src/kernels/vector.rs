@@ -18,6 +18,8 @@ pub(crate) trait Vectored: Copy {
         y: Self::Vector<S>,
         z: Self::Vector<S>,
     ) -> Self::Vector<S>;
+    /// Returns the larger of each two, the first if one of them is not a number.
+    fn larger_each<S: Simd>(simd: S, x: Self::Vector<S>, y: Self::Vector<S>) -> Self::Vector<S>;
     /// Views elements as vectors; a rest that fills none is left out.
     fn vectors<S: Simd>(x: &[Self]) -> &[Self::Vector<S>];
     /// As [`Self::vectors`], for writing.
@@ -25,7 +27,7 @@ pub(crate) trait Vectored: Copy {
 }
 
 macro_rules! vectored {
-    ($T:ident, $vector:ident, $splat:ident, $add:ident, $mul_add:ident, $view:ident, $view_mut:ident) => {
+    ($T:ident, $vector:ident, $splat:ident, $add:ident, $mul_add:ident, $less:ident, $select:ident, $view:ident, $view_mut:ident) => {
         impl Vectored for $T {
             type Vector<S: Simd> = S::$vector;
 
@@ -45,6 +47,11 @@ macro_rules! vectored {
             }
 
             #[inline(always)]
+            fn larger_each<S: Simd>(simd: S, x: S::$vector, y: S::$vector) -> S::$vector {
+                simd.$select(simd.$less(x, y), y, x)
+            }
+
+            #[inline(always)]
             fn vectors<S: Simd>(x: &[Self]) -> &[S::$vector] {
                 S::$view(x).0
             }
@@ -57,5 +64,25 @@ macro_rules! vectored {
     };
 }
 
-vectored!(f32, f32s, splat_f32s, add_f32s, mul_add_e_f32s, as_simd_f32s, as_mut_simd_f32s);
-vectored!(f64, f64s, splat_f64s, add_f64s, mul_add_e_f64s, as_simd_f64s, as_mut_simd_f64s);
+vectored!(
+    f32,
+    f32s,
+    splat_f32s,
+    add_f32s,
+    mul_add_e_f32s,
+    less_than_f32s,
+    select_f32s,
+    as_simd_f32s,
+    as_mut_simd_f32s
+);
+vectored!(
+    f64,
+    f64s,
+    splat_f64s,
+    add_f64s,
+    mul_add_e_f64s,
+    less_than_f64s,
+    select_f64s,
+    as_simd_f64s,
+    as_mut_simd_f64s
+);

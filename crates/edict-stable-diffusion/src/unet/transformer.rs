@@ -113,7 +113,7 @@ impl<B: Backend> Block<B> {
         let normed = backend.layer_norm(&x, &self.norm2, LAYER_NORM_EPS)?;
         let x = backend.add(&x, &self.cross_attention.forward(pass, &normed, Some(context))?)?;
         let normed = backend.layer_norm(&x, &self.norm3, LAYER_NORM_EPS)?;
-        let inner = backend.geglu(&backend.linear(&normed, &self.widen)?)?;
+        let inner = backend.linear_geglu(&normed, &self.widen)?;
         backend.add(&x, &backend.linear(&inner, &self.narrow)?)
     }
 }
