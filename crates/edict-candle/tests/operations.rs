@@ -207,7 +207,7 @@ fn activates() {
 fn maps_and_gates_in_one() {
     // Halves of whole panels and not; more columns than are computed at once.
     for (shape, outputs) in
-        [([2, 13, 40], 64), ([1, 7, 33], 96), ([1, 5, 12], 6), ([1, 401, 8], 352), ([3, 1, 0], 32)]
+        [([2, 13, 40], 64), ([1, 7, 33], 96), ([1, 5, 12], 6), ([1, 401, 8], 352), ([3, 1, 1], 32)]
     {
         let (x, weight, bias) = (values(&shape, 1), values(&[outputs, shape[2]], 2), values(&[outputs], 3));
         for bias in [Some(&bias), None] {

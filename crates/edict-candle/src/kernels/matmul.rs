@@ -469,8 +469,12 @@ fn tiles<S: Simd, T: Real, const R: usize, const R2: usize, const P: usize, cons
     }
 }
 
+/// `N` rows in pieces of terms.
+type Pieces<'a, E, const N: usize> = [&'a [[E; UNROLL]]; N];
+
 /// Sums `R` rows and stores them.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "loops over constants are sure to be unrolled")]
 fn tile<S: Simd, T: Real, const R: usize, const P: usize, const V: usize>(
     simd: S,
     row: usize,
@@ -485,8 +489,8 @@ fn tile<S: Simd, T: Real, const R: usize, const P: usize, const V: usize>(
     // Said to be of one length, slices are indexed without a test. (Plain loops: what closures make of arrays is not always
     // inlined here, and the sums would have to wait in memory.)
     let (mut a, mut b) = (*rows, *panels);
-    let (mut pieces_a, mut pieces_b): ([&[[T; UNROLL]]; R], [&[[[T::Vector<S>; V]; UNROLL]]; P]) =
-        ([&[]; R], [&[]; P]);
+    let mut pieces_a: Pieces<'_, T, R> = [&[]; R];
+    let mut pieces_b: Pieces<'_, [T::Vector<S>; V], P> = [&[]; P];
     for r in 0..R {
         a[r] = &a[r][..depth];
         pieces_a[r] = &a[r].as_chunks().0[..whole];

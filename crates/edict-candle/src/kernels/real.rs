@@ -168,7 +168,7 @@ fn exp2_below_one_f32<S: Simd>(x: f32) -> f32 {
     let p = p.fused::<S>(r, 9.618_437e-3);
     let p = p.fused::<S>(r, 5.550_332_4e-2);
     let p = p.fused::<S>(r, 0.240_226_48);
-    let p = p.fused::<S>(r, 0.693_147_2);
+    let p = p.fused::<S>(r, std::f32::consts::LN_2);
     let y = p.fused::<S>(r, 1.0);
     // The bits of SHIFT are shifted out.
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
