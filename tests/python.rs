@@ -39,7 +39,8 @@ fn this_program_finds_the_noise_that_python_finds() {
     let desk = tempfile::tempdir().unwrap();
     let file = desk.path().join("inversion");
     let call = edict("invert").with("--model", model("tiny-sd1")).with("--image", image("photo-64.png"));
-    let call = call.with("--prompt", "a photo of a cat").with("--output", &file).args("--dtype f64 --steps 20");
+    let call =
+        call.with("--prompt", "a photo of a cat").with("--output", &file).args("--dtype f64 --steps 20");
     for mode in ["--float", ""] {
         call.clone().args(mode).run().succeeds();
         let (found, expected) =
