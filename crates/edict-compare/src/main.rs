@@ -148,7 +148,8 @@ fn work(Worker { backend, load }: &Worker) -> Result<(), Fault> {
     match backend {
         Library::Candle => {
             let backend = CandleBackend::new(load.device.parse()?, dtype)?.with_threads(load.threads)?;
-            worker::serve(&backend, &folder, on_cpu)
+            // Handed over to its threads once, not operation by operation.
+            backend.install(|| worker::serve(&backend, &folder, on_cpu))
         }
         Library::Tch => {
             let backend = TchBackend::new(load.device.parse()?, dtype)?.with_threads(load.threads)?;
