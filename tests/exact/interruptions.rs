@@ -445,17 +445,24 @@ fn a_killed_inversion_leaves_the_old_file_or_the_new_one_whole() {
         }
         new
     };
-    let (mut kills, mut whole) = (0, 0);
-    for at in 0..24 {
-        let old = (at % 2 == 0).then_some(b"old".as_slice());
+    let (mut runs, mut kills, mut whole) = (0, 0, 0);
+    // A machine that has less to do than in the first run is done before the signal, which then comes earlier.
+    let mut longest = run;
+    while kills < 20 {
+        assert!(runs < 200, "{kills} of {runs} runs were killed: the others were over");
+        let old = (runs % 2 == 0).then_some(b"old".as_slice());
         match old {
             Some(old) => fs::write(desk.at("inversion"), old).unwrap(),
             None => _ = fs::remove_file(desk.at("inversion")),
         }
         let mut child = call.spawn();
-        std::thread::sleep(run.mul_f64(f64::from(at) / 20.0));
+        std::thread::sleep(longest.mul_f64(f64::from(runs % 20) / 20.0));
         child.kill().unwrap();
-        kills += usize::from(child.wait().unwrap().code().is_none());
+        match child.wait().unwrap().code() {
+            None => kills += 1,
+            Some(_) => longest = longest.mul_f64(0.9),
+        }
+        runs += 1;
         whole += usize::from(check(old));
     }
     // In the middle of the write: as soon as a temporary file has content, or the output is another.
@@ -481,7 +488,7 @@ fn a_killed_inversion_leaves_the_old_file_or_the_new_one_whole() {
             assert!(begun.elapsed() < Duration::from_secs(600), "waited in vain");
         };
         child.kill().unwrap();
-        kills += usize::from(child.wait().unwrap().code().is_none());
+        child.wait().unwrap();
         writing += usize::from(caught);
         whole += usize::from(check(Some(b"old")));
     }
@@ -491,6 +498,5 @@ fn a_killed_inversion_leaves_the_old_file_or_the_new_one_whole() {
     call.run().succeeds();
     assert!(desk.bytes("inversion") == wanted);
     assert!(before.iter().all(|name| desk.names().contains(name)));
-    println!("{kills} kills, {writing} in the write; {whole} whole files, {left} temporary files");
-    assert!(kills >= 20, "{kills} runs were killed: the others were over");
+    println!("{kills} kills and {writing} in the write; {whole} whole files, {left} temporary files");
 }
