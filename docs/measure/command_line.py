@@ -2,7 +2,7 @@
 """Measures the tables of docs/numerics.md that are made with the command line, in floats on the tiny models.
 
     cargo build --release -p edict-cli
-    python3 docs/measure/command_line.py [target/release/edict]      # from the root of the repository; needs safetensors
+    python3 docs/measure/command_line.py [target/release/edict]      # from the root of the repository; needs numpy and safetensors
 
 Prints Markdown: the round trips, the agreement with the golden files, and what a change of precision costs.
 """

@@ -149,7 +149,6 @@ fn plans(options: &Options, folder: &ModelFolder) -> Result<Vec<Plan>, Fault> {
     let mut plans = Vec::new();
     for &steps in &options.steps {
         for &strength in &options.strength {
-            // Settings that share an inversion stand together.
             let mut settings = Vec::new();
             for source in &options.source_guidance {
                 for &guidance in &options.guidance {
@@ -163,6 +162,8 @@ fn plans(options: &Options, folder: &ModelFolder) -> Result<Vec<Plan>, Fault> {
                     }
                 }
             }
+            // Those that share an inversion stand together, so that it is made once.
+            settings.sort_by(|a: &Setting, b| a.source_guidance.total_cmp(&b.source_guidance));
             for setting in settings {
                 plans.push(Plan::new(setting, folder)?);
             }
@@ -378,6 +379,22 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_share_an_inversion_stand_together_and_none_is_tried_twice() {
+        let folder = edict_demo_model::folder().unwrap();
+        let plans =
+            plans(&options("--steps 2 --strength 1 --guidance 1,3,5 --source-guidance same,1"), &folder);
+        let plans = plans.unwrap();
+        let scales: Vec<_> = plans.iter().map(|p| (p.setting.source_guidance, p.setting.guidance)).collect();
+        assert_eq!(scales, [(1.0, 1.0), (1.0, 3.0), (1.0, 5.0), (3.0, 3.0), (5.0, 5.0)]);
+        let sizes: Vec<_> = plans.chunk_by(Plan::inverts_as).map(<[_]>::len).collect();
+        assert_eq!(sizes, [3, 1, 1]);
+        assert!(!Method::SdEdit.takes(plans[1].setting) && Method::SdEdit.takes(plans[3].setting));
+        // An inversion over other steps is another one.
+        let longer = Plan::new(Setting { steps: 3, ..plans[0].setting }, &folder).unwrap();
+        assert!(!plans[0].inverts_as(&longer));
+    }
+
+    #[test]
     fn wrong_settings_are_refused_before_any_file_is_made() {
         let folder = tempfile::tempdir().unwrap();
         let mut options = options("--strength 0.8,1.2 --steps 2 --cases 1");
@@ -391,7 +408,8 @@ mod tests {
         let (desk, folder) = (tempfile::tempdir().unwrap(), edict_demo_model::folder().unwrap());
         let path = desk.path().join("results");
         let methods = Method::all(0.98).unwrap();
-        let plans = plans(&options("--steps 2 --strength 1 --guidance 1"), &folder).unwrap();
+        let plans =
+            plans(&options("--steps 2 --strength 1 --guidance 1 --source-guidance same"), &folder).unwrap();
         let bench = Bench {
             folder: &folder,
             methods: &methods,
