@@ -39,6 +39,37 @@ fn another_precision_is_warned_of_once_with_what_was_then_and_is_now() {
     assert!(identical["equal"].as_u64().unwrap() < ELEMENTS as u64 / 4, "{report}");
 }
 
+/// Weights are rounded once, when they are loaded: what comes after is as exact as ever, as long as they are rounded alike.
+#[test]
+fn weights_in_half_precision_come_back_to_the_same_bits_and_are_kept_with_the_noise() {
+    let desk = Desk::new();
+    for weights in ["f16", "bf16"] {
+        let report =
+            desk.invert("tiny-sd1", "inversion").args("--steps 12").with("--weights", weights).json();
+        assert_eq!([&report["settings"]["dtype"], &report["settings"]["weights"]], ["f32", weights]);
+
+        let back = desk.generate("tiny-sd1", "inversion", "out.png").json();
+        assert_eq!(back["settings"]["weights"], weights);
+        assert_eq!(back["bit_identical"], json!({"equal": ELEMENTS, "total": ELEMENTS}));
+        assert_eq!(back["predictions"]["first_difference"], json!(null));
+
+        // With the weights as they are in the model's files the network answers otherwise.
+        let other = desk.generate("tiny-sd1", "inversion", "out.png").args("--weights f32").run();
+        let [warning] = &warnings(&other)[..] else { panic!("{}", other.stderr()) };
+        assert!(warning.contains(&format!("threads in f32 with weights in {weights}; now ")), "{warning}");
+        assert!(warning.ends_with("threads in f32"), "{warning}");
+        let other = desk.generate("tiny-sd1", "inversion", "out.png").args("--dtype f64 --json").run();
+        assert_eq!(other.json()["settings"]["weights"], "f64");
+    }
+}
+
+#[test]
+fn weights_in_half_precision_are_for_networks_in_f32() {
+    let desk = Desk::new();
+    let call = desk.invert("tiny-sd1", "inversion").args("--steps 2 --weights f16 --dtype bf16");
+    desk.refuses(call, 2, &["--weights f16", "networks in f32", "bf16 on cpu"]);
+}
+
 #[test]
 fn an_edit_is_not_compared_with_the_inversion() {
     let desk = Desk::new();

@@ -73,6 +73,9 @@ pub(crate) struct ModelArgs {
     /// Precision of the networks [default: f32]
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<DTypeName>,
+    /// Format that weights are kept in while networks compute in f32: f16 and bf16 take half the memory [default: f32]
+    #[arg(long, value_enum)]
+    pub(crate) weights: Option<WeightsName>,
     /// Number of threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
@@ -368,6 +371,24 @@ impl From<DTypeName> for DType {
             DTypeName::F64 => Self::F64,
             DTypeName::F16 => Self::F16,
             DTypeName::Bf16 => Self::BF16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightsName {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl WeightsName {
+    /// The format, where it is another than that of networks in f32.
+    pub(crate) fn half(self) -> Option<DType> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some(DType::F16),
+            Self::Bf16 => Some(DType::BF16),
         }
     }
 }

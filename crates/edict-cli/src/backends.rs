@@ -8,6 +8,19 @@ use edict_stable_diffusion::{Backend, Checkpoint, DType, Inversion, Origin};
 use crate::args::{BackendName, Command};
 use crate::failure::Failure;
 
+/// What a back end is opened with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) device: DeviceSpec,
+    pub(crate) dtype: DType,
+    /// Format that weights are kept in, where it is not that of the networks.
+    pub(crate) weights: Option<DType>,
+    /// None where the back end is to choose.
+    pub(crate) threads: Option<usize>,
+    /// Gives exactness up for speed.
+    pub(crate) fast: bool,
+}
+
 /// A back end, as the command line opens it.
 pub(crate) trait Offered: Backend {
     const NAME: BackendName;
@@ -15,8 +28,8 @@ pub(crate) trait Offered: Backend {
     /// Whether results are the same whatever the number of threads.
     const ANY_THREADS: bool;
 
-    /// Opens a device; `threads` is none where the back end is to choose, `fast` gives exactness up for speed.
-    fn open(device: DeviceSpec, dtype: DType, threads: Option<usize>, fast: bool) -> Result<Self, Failure>;
+    /// Opens a device.
+    fn open(setup: Setup) -> Result<Self, Failure>;
 
     /// Returns the number of threads that operations on the processor use.
     fn threads(&self) -> usize;
@@ -26,17 +39,26 @@ impl Offered for CandleBackend {
     const NAME: BackendName = BackendName::Candle;
     const ANY_THREADS: bool = true;
 
-    fn open(device: DeviceSpec, dtype: DType, threads: Option<usize>, fast: bool) -> Result<Self, Failure> {
+    fn open(setup: Setup) -> Result<Self, Failure> {
+        let Setup { device, dtype, weights, threads, fast } = setup;
         if fast {
             return Err(Failure::usage(
                 "--fast-kernels is for `--backend tch`: candle has one kind, which is exact",
             ));
         }
-        let backend = Self::new(device, dtype)?;
-        Ok(match threads {
-            Some(threads) => backend.with_threads(threads)?,
-            None => backend,
-        })
+        let mut backend = Self::new(device, dtype)?;
+        if let Some(threads) = threads {
+            backend = backend.with_threads(threads)?;
+        }
+        if let Some(weights) = weights {
+            if device != DeviceSpec::Cpu || dtype != DType::F32 {
+                return Err(Failure::usage(format!(
+                    "`--weights {weights}` is for networks in f32 on the cpu, these are in {dtype} on {device}: leave one of the two out"
+                )));
+            }
+            backend = backend.with_weights(weights)?;
+        }
+        Ok(backend)
     }
 
     fn threads(&self) -> usize {
@@ -49,7 +71,13 @@ impl Offered for edict_tch::TchBackend {
     const NAME: BackendName = BackendName::Tch;
     const ANY_THREADS: bool = false;
 
-    fn open(device: DeviceSpec, dtype: DType, threads: Option<usize>, fast: bool) -> Result<Self, Failure> {
+    fn open(setup: Setup) -> Result<Self, Failure> {
+        let Setup { device, dtype, weights, threads, fast } = setup;
+        if let Some(weights) = weights {
+            return Err(Failure::usage(format!(
+                "`--weights {weights}` is for `--backend candle`: PyTorch multiplies in the precision that weights are kept in"
+            )));
+        }
         let backend = Self::new(device.to_string().parse()?, dtype)?.with_fast_kernels(fast)?;
         Ok(match threads {
             Some(threads) => backend.with_threads(threads)?,

@@ -193,6 +193,10 @@ fn difference(number: usize, step: &edict_core::Step, then: &Origin, now: &Origi
         let set = if origin.instruction_set.is_empty() { "unknown" } else { &origin.instruction_set };
         format!("{} on {} ({set}), {} threads", origin.backend, origin.device, origin.threads)
     };
+    let precision = |origin: &Origin| match &origin.weights {
+        Some(weights) => format!("{} with weights in {weights}", origin.dtype),
+        None => origin.dtype.clone(),
+    };
     format!(
         "network call {} of this generation (step {}, timestep {}) answers otherwise than in the inversion: the image will not come \
          back exactly. Inverted with {} in {}; now {} in {}",
@@ -200,9 +204,9 @@ fn difference(number: usize, step: &edict_core::Step, then: &Origin, now: &Origi
         step.index(),
         step.timestep(),
         machine(then),
-        then.dtype,
+        precision(then),
         machine(now),
-        now.dtype,
+        precision(now),
     )
 }
 

@@ -15,7 +15,7 @@ use ndarray::{Array3, Array4, ArrayD, Axis, Ix3};
 use serde_json::{Map, Value, json};
 
 use crate::args::{BackendName, GuidanceArgs, ImageArgs, ModelArgs};
-use crate::backends::{Offered, begun};
+use crate::backends::{Offered, Setup, begun};
 use crate::failure::{Failure, chain};
 use crate::progress::{Reporter, check_interrupt, writing};
 use crate::witness::Counted;
@@ -102,7 +102,16 @@ pub(crate) fn load<'a, B: Offered>(
     let most = if B::ANY_THREADS { available } else { MOST_THREADS };
     let kept = defaults.map(|origin| origin.threads.clamp(1, most));
     let threads = args.threads.map(usize::from).or(kept);
-    let backend = B::open(device, dtype, threads, args.fast_kernels).map_err(|error| match defaults {
+    let weights = match (args.weights, defaults) {
+        (Some(weights), _) => weights.half(),
+        // What was kept so was computed in f32 by candle; another precision or back end that is asked for has weights of its own.
+        (None, Some(origin)) if dtype == DType::F32 && origin.backend == B::NAME.name() => {
+            origin.weights.as_deref().map(parse_dtype).transpose()?
+        }
+        (None, _) => None,
+    };
+    let setup = Setup { device, dtype, weights, threads, fast: args.fast_kernels };
+    let backend = B::open(setup).map_err(|error| match defaults {
         Some(origin) if args.device.is_none() && device != DeviceSpec::Cpu => {
             elsewhere(origin, &error.message)
         }
@@ -123,6 +132,7 @@ pub(crate) fn load<'a, B: Offered>(
         backend: B::NAME.name().to_owned(),
         device: device.to_string(),
         dtype: dtype.name().to_owned(),
+        weights: weights.map(|weights| weights.name().to_owned()),
         threads: backend.threads(),
         instruction_set: instruction_set().to_owned(),
     };
@@ -217,9 +227,10 @@ impl<B: Backend> Session<'_, B> {
 
     /// Settings of the model, as every report has them.
     pub(crate) fn settings(&self, folder: &ModelFolder) -> Map<String, Value> {
-        let Origin { backend, device, dtype, threads, .. } = &self.origin;
+        let Origin { backend, device, dtype, weights, threads, .. } = &self.origin;
         let settings = json!({
             "model": folder.path().to_string_lossy(), "backend": backend, "device": device, "dtype": dtype, "threads": threads,
+            "weights": weights.as_ref().unwrap_or(dtype),
             "vae_dtype": self.model.vae().dtype().name(),
         });
         match settings {
@@ -321,6 +332,10 @@ pub(crate) fn check_same(flag: &str, given: Option<&str>, kept: &str) -> Result<
 /// Refuses another precision, device or back end than those kept: half of a run each in two of them is neither.
 pub(crate) fn check_same_machine(args: &ModelArgs, kept: &Origin) -> Result<(), Failure> {
     check_same("--dtype", args.dtype.map(|dtype| DType::from(dtype).name()), &kept.dtype)?;
+    if let Some(weights) = args.weights {
+        let kept = kept.weights.as_ref().unwrap_or(&kept.dtype);
+        check_same("--weights", Some(weights.half().unwrap_or(DType::F32).name()), kept)?;
+    }
     check_same("--device", args.device.map(|device| device.to_string()).as_deref(), &kept.device)?;
     check_same("--backend", args.backend.map(BackendName::name), &kept.backend)
 }

@@ -39,6 +39,9 @@ pub struct Origin {
     pub device: String,
     /// Element type of the networks: `f32`, ...
     pub dtype: String,
+    /// Format that weights were kept in: `f16`, `bf16`; `None` where it was the networks' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// Number of threads.
     pub threads: usize,
     /// The processor's widest vectors, [`instruction_set`].

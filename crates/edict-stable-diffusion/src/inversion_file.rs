@@ -165,6 +165,8 @@ struct Metadata {
     backend: String,
     device: String,
     dtype: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights: Option<String>,
     threads: usize,
     #[serde(default)]
     instruction_set: String,
@@ -252,6 +254,7 @@ impl Inversion {
                 backend: origin.backend.clone(),
                 device: origin.device.clone(),
                 dtype: origin.dtype.clone(),
+                weights: origin.weights.clone(),
                 threads: origin.threads,
                 instruction_set: origin.instruction_set.clone(),
                 written_by: concat!("edict ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -329,6 +332,7 @@ impl Inversion {
                 backend: metadata.backend,
                 device: metadata.device,
                 dtype: metadata.dtype,
+                weights: metadata.weights,
                 threads: metadata.threads,
                 instruction_set: metadata.instruction_set,
             },
