@@ -5,7 +5,7 @@ use std::fmt::Write;
 use edict_scenes::Attribute;
 
 use crate::bootstrap::interval;
-use crate::runs::{Run, is_local, methods};
+use crate::runs::{Run, comparable, local, methods, places};
 use crate::score::written;
 
 /// An edit that loses no more than this many dB to the autoencoder alone has kept what it should.
@@ -19,14 +19,33 @@ fn best(runs: impl IntoIterator<Item = Run>) -> Option<Run> {
     runs.into_iter().max_by(order)
 }
 
-/// The run that is best on the edits of one attribute, on those edits; with `kept` among those that keep what they should.
-fn best_of_attribute(runs: &[Run], method: &str, place: usize, kept: bool) -> Option<Run> {
-    let of = runs.iter().filter(|run| run.method == method).map(|run| run.of_attribute(place));
-    best(of.filter(|run| !run.outcomes.is_empty() && (!kept || run.preservation() >= run.floor() - KEPT)))
+/// A method's best run, of those that have been tried on edits of all these attributes, on those edits; with `kept` among those that
+/// keep what they should.
+pub(crate) fn best_on(runs: &[Run], method: &str, places: &[usize], kept: bool) -> Option<Run> {
+    let of = comparable(runs, places).into_iter().filter(|run| run.method == method);
+    best(of.filter(|run| !kept || run.preservation() >= run.floor() - KEPT))
 }
 
-/// Each method's best setting for all edits, and for the edits of each attribute, as Markdown.
-pub(crate) fn markdown(runs: &[Run]) -> String {
+/// The run, on these edits, at the setting that is best on them, or on the like of them among those that settings are picked on.
+fn chosen(
+    runs: &[Run],
+    picked_on: Option<&[Run]>,
+    method: &str,
+    places: &[usize],
+    kept: bool,
+) -> Option<Run> {
+    let Some(others) = picked_on else { return best_on(runs, method, places, kept) };
+    let there = comparable(runs, places);
+    let is = |a: &Run, b: &Run| a.method == b.method && a.setting == b.setting;
+    let others: Vec<Run> = others.iter().filter(|a| there.iter().any(|b| is(a, b))).cloned().collect();
+    let best = best_on(&others, method, places, kept)?;
+    there.into_iter().find(|run| is(run, &best))
+}
+
+/// Each method's best setting for all edits, and for the edits of each attribute, as Markdown; best on the edits of `picked_on`
+/// where there are some.
+pub(crate) fn markdown(runs: &[Run], picked_on: Option<&[Run]>) -> String {
+    let all = places(runs);
     let words = Attribute::ALL.map(Attribute::word).join(" | ");
     let mut text = format!(
         "\n## One setting for all edits\n\nWhere most succeed. Intervals here and for each attribute hold the setting fixed, so they are \
@@ -36,9 +55,9 @@ pub(crate) fn markdown(runs: &[Run]) -> String {
     );
     // Writing to a string cannot fail.
     for method in methods(runs) {
-        let Some(run) = best(runs.iter().filter(|run| run.method == method).cloned()) else { continue };
+        let Some(run) = chosen(runs, picked_on, method, &all, false) else { continue };
         let shares = run.shares();
-        let local = run.of(|(place, _)| is_local(*place));
+        let local = run.of(|(place, _)| local(&all).contains(place));
         let [low, high] = interval(&run.successes());
         let _ = writeln!(
             text,
@@ -71,8 +90,8 @@ pub(crate) fn markdown(runs: &[Run]) -> String {
                     run.refused(),
                 )
             };
-            let Some(run) = best_of_attribute(runs, method, place, false) else { continue };
-            let kept = best_of_attribute(runs, method, place, true)
+            let Some(run) = chosen(runs, picked_on, method, &[place], false) else { continue };
+            let kept = chosen(runs, picked_on, method, &[place], true)
                 .map_or("none | - | - | -".to_owned(), |run| cell(&run));
             let _ = writeln!(
                 text,
@@ -98,27 +117,27 @@ mod tests {
             both.outcomes.extend(run("edict", guidance, 1, [colours, 10], preservation[1]).outcomes);
             both
         };
-        vec![at(1.0, 9, 2, [34.0, 34.0]), at(3.0, 6, 8, [30.0, 33.0]), run("ddim", 1.0, 0, [1, 2], 20.0)]
+        vec![at(1.0, 9, 2, [34.0, 34.0]), at(3.0, 6, 8, [30.0, 33.0]), run("ddim", 1.0, 0, [1, 10], 20.0)]
     }
 
     #[test]
     fn each_attribute_has_its_own_best_setting() {
         let runs = runs();
-        assert_eq!(best_of_attribute(&runs, "edict", 0, false).unwrap().setting.guidance, 1.0);
-        assert_eq!(best_of_attribute(&runs, "edict", 1, false).unwrap().setting.guidance, 3.0);
+        assert_eq!(best_on(&runs, "edict", &[0], false).unwrap().setting.guidance, 1.0);
+        assert_eq!(best_on(&runs, "edict", &[1], false).unwrap().setting.guidance, 3.0);
         assert_eq!(best(runs[..2].to_vec()).unwrap().setting.guidance, 3.0);
-        assert!(best_of_attribute(&runs, "edict", 2, false).is_none());
+        assert!(best_on(&runs, "edict", &[2], false).is_none());
     }
 
     #[test]
     fn settings_that_lose_more_than_3_db_are_left_out_where_keeping_counts() {
         let mut runs = runs();
-        assert_eq!(best_of_attribute(&runs, "edict", 1, true).unwrap().setting.guidance, 3.0);
-        assert!(best_of_attribute(&runs, "ddim", 0, true).is_none());
+        assert_eq!(best_on(&runs, "edict", &[1], true).unwrap().setting.guidance, 3.0);
+        assert!(best_on(&runs, "ddim", &[0], true).is_none());
         // 31.9 dB is more than 3 below 35.
         runs.push(run("edict", 5.0, 0, [10, 10], 31.9));
-        assert_eq!(best_of_attribute(&runs, "edict", 0, false).unwrap().setting.guidance, 5.0);
-        assert_eq!(best_of_attribute(&runs, "edict", 0, true).unwrap().setting.guidance, 1.0);
+        assert_eq!(best_on(&runs, "edict", &[0], false).unwrap().setting.guidance, 5.0);
+        assert_eq!(best_on(&runs, "edict", &[0], true).unwrap().setting.guidance, 1.0);
     }
 
     #[test]
@@ -129,7 +148,7 @@ mod tests {
 
     #[test]
     fn tables_have_as_many_cells_as_headings_in_every_row() {
-        let text = markdown(&runs());
+        let text = markdown(&runs(), None);
         let mut cells = 0;
         for line in text.lines() {
             let found = line.matches('|').count();

@@ -10,6 +10,7 @@ mod bootstrap;
 mod case;
 mod method;
 mod pareto;
+mod pick;
 mod plot;
 mod reconstruction;
 mod results;
@@ -32,9 +33,11 @@ use edict_scenes::Attribute;
 use edict_stable_diffusion::{AnyState, DType, ModelFolder, StableDiffusion, pixel_mse, write_png};
 use method::{Method, NAMES, Plan, Setting};
 use ndarray::Axis;
+use pick::Picks;
 use results::{Reconstruction, Results, ceiling_key, key};
+use runs::Run;
 use score::{Criterion, Score};
-use serde_json::json;
+use serde_json::{Value, json};
 use summary::About;
 
 pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -76,6 +79,9 @@ pub(crate) struct Options {
     /// Networks at work side by side, a thread each
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    /// Results of other edits to pick settings on: only those worth it are judged, on the attributes that they are worth it for
+    #[arg(long, value_name = "RESULTS")]
+    pick: Option<PathBuf>,
     /// What counts as a success
     #[arg(long, value_enum, default_value = "halfway")]
     criterion: Criterion,
@@ -191,6 +197,10 @@ fn run(options: &Options) -> Result<(), Fault> {
     let with = json!({
         "model": fingerprint, "gamma": options.gamma, "scenes": case::fingerprint(side(&folder))?, "scoring": score::VERSION,
     });
+    let picked_on = match &options.pick {
+        Some(path) => Some(picked_on(path, options, (&methods, &plans), &with)?),
+        None => None,
+    };
     let results = Results::open(&options.results, &with)?;
     if !options.summary {
         let cases: Vec<_> =
@@ -199,6 +209,7 @@ fn run(options: &Options) -> Result<(), Fault> {
             folder: &folder,
             methods: &methods,
             plans: &plans,
+            picks: picked_on.as_deref().map(Picks::of),
             reconstruct: 50,
             pictures: options.pictures.as_deref(),
         };
@@ -216,7 +227,12 @@ fn run(options: &Options) -> Result<(), Fault> {
         criterion: options.criterion,
         date: options.date.clone(),
     };
-    let text = summary::report(&runs, &about, &runs::ceiling(options.numbers(), options.criterion, &results));
+    let text = summary::report(
+        &runs,
+        picked_on.as_deref(),
+        &about,
+        &runs::ceiling(options.numbers(), options.criterion, &results),
+    );
     print!("{text}");
     if let Some(path) = &options.table {
         results::write(path, &text)?;
@@ -227,11 +243,45 @@ fn run(options: &Options) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Reads the runs that settings are to be picked on.
+///
+/// # Errors
+/// If there are none, or some of their edits are to be judged.
+fn picked_on(
+    path: &Path,
+    options: &Options,
+    (methods, plans): (&[Method], &[Plan]),
+    with: &Value,
+) -> Result<Vec<Run>, Fault> {
+    let name = path.display();
+    if !path.exists() {
+        return Err(format!(
+            "{name}: no such file; measure some edits first, with --results {name} --first N"
+        )
+        .into());
+    }
+    let results = Results::open(path, with)?;
+    let (there, judged) = (results.numbers(), options.numbers());
+    if there.start < judged.end && judged.start < there.end {
+        return Err(format!(
+            "{name} has the edits {there:?} and {judged:?} are to be judged: settings must be picked on others; name those by --first"
+        )
+        .into());
+    }
+    let runs = runs::runs(methods, plans, there, options.criterion, &results)?;
+    if runs.is_empty() {
+        return Err(format!("{name} has no results of these methods and settings").into());
+    }
+    Ok(runs)
+}
+
 /// What is measured, and with what.
 struct Bench<'a> {
     folder: &'a ModelFolder,
     methods: &'a [Method],
     plans: &'a [Plan],
+    /// What is worth measuring, where not everything is.
+    picks: Option<Picks>,
     /// The step count at which, at strength 1, pictures are also reconstructed: the paper's Table 1 on this data.
     reconstruct: usize,
     /// Where pictures are written.
@@ -276,7 +326,11 @@ impl Bench<'_> {
     ) -> Result<(), Fault> {
         let mut jobs = Vec::new();
         for method in self.methods {
-            jobs.extend(self.plans.iter().filter(|plan| method.takes(plan.setting)).map(|plan| {
+            let picked = |plan: &&Plan| {
+                let have = |picks: &Picks| picks.have(method.name(), plan.setting, attribute);
+                method.takes(plan.setting) && self.picks.as_ref().is_none_or(have)
+            };
+            jobs.extend(self.plans.iter().filter(picked).map(|plan| {
                 let key = key(method.name(), plan.setting, attribute, number);
                 (method, plan, key)
             }));
@@ -365,7 +419,6 @@ impl Drop for TakesTheRest<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runs::Run;
 
     fn options(words: &str) -> Options {
         Options::try_parse_from(std::iter::once("edit-bench").chain(words.split_whitespace())).unwrap()
@@ -414,6 +467,7 @@ mod tests {
             folder: &folder,
             methods: &methods,
             plans: &plans,
+            picks: None,
             reconstruct: 2,
             pictures: Some(desk.path()),
         };
@@ -441,6 +495,26 @@ mod tests {
         assert_eq!(pictures, 3 + NAMES.len());
         measure();
         assert!(lines == std::fs::read_to_string(&path).unwrap());
+    }
+
+    #[test]
+    fn settings_are_picked_on_other_edits_than_those_judged() {
+        let desk = tempfile::tempdir().unwrap();
+        let mut options =
+            options("--steps 2 --strength 1 --guidance 1,3 --methods edict --cases 1 --workers 1");
+        options.results = desk.path().join("judged");
+        let grid = desk.path().join("grid");
+        options.pick = Some(grid.clone());
+        let error = super::run(&options).unwrap_err().to_string();
+        assert!(error.contains("grid: no such file") && !grid.exists(), "{error}");
+        super::run(&Options { results: grid.clone(), pick: None, ..options.clone() }).unwrap();
+        let error = super::run(&options).unwrap_err().to_string();
+        assert!(error.contains("0..1") && !options.results.exists(), "{error}");
+        let lines = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
+        // What they were made with; for each attribute, the ceiling and three settings (3 of an inversion at 3, and at 1).
+        assert_eq!(lines(&grid), 1 + 5 * 4);
+        super::run(&Options { first: 1, ..options.clone() }).unwrap();
+        assert!(lines(&options.results) < lines(&grid));
     }
 
     #[test]

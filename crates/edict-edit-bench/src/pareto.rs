@@ -126,6 +126,16 @@ pub(crate) fn is_beaten(point: (f64, f64), all: &[(f64, f64)]) -> bool {
     })
 }
 
+/// The settings of runs that no other of them beats, from what keeps most to what keeps least.
+pub(crate) fn front(runs: &[Run]) -> Vec<Setting> {
+    let points = points(runs);
+    let places = places(&points);
+    let mut front: Vec<_> =
+        (points.iter().zip(&places)).filter(|(_, place)| !is_beaten(**place, &places)).collect();
+    front.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
+    front.into_iter().map(|(point, _)| point.run.setting).collect()
+}
+
 /// The most successful of the points that keep so much.
 fn best<'p, 'r>(points: &'p [Point<'r>], preservation: f64) -> Option<&'p Point<'r>> {
     let order = |a: &&Point<'_>, b: &&Point<'_>| {

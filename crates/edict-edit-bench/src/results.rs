@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -94,6 +95,18 @@ impl Results {
         self.scores().contains_key(key)
     }
 
+    /// The numbers of the edits there are, from the first to the last.
+    pub(crate) fn numbers(&self) -> Range<u64> {
+        let scores = self.scores();
+        let numbers = scores.keys().filter_map(|key| key.rsplit(' ').next()?.parse().ok());
+        numbers
+            .fold(None, |range: Option<Range<u64>>, n: u64| {
+                let Range { start, end } = range.unwrap_or(n..n);
+                Some(start.min(n)..end.max(n.saturating_add(1)))
+            })
+            .unwrap_or_default()
+    }
+
     /// Adds a result.
     pub(crate) fn add(&self, key: &str, result: Outcome) -> Result<(), Fault> {
         let line = match &result {
@@ -182,6 +195,12 @@ mod tests {
         let results = Results::open(&path, &with).unwrap();
         let scores = results.scores();
         assert_eq!(scores.len(), 4);
+        drop(scores);
+        assert_eq!(results.numbers(), 0..0);
+        results.add(&ceiling_key(Attribute::Sky, 7), Err(String::new())).unwrap();
+        results.add(&ceiling_key(Attribute::Sky, 3), Err(String::new())).unwrap();
+        assert_eq!(results.numbers(), 3..8);
+        let scores = results.scores();
         assert_eq!((&scores["a"], &scores["b"], &scores["c"]), (&done, &refused, &Ok((score, None))));
     }
 }

@@ -78,15 +78,27 @@ pub(crate) fn ceiling(
     })
 }
 
-/// The runs on the cases that every one of them has been tried on: on others they cannot be compared.
-pub(crate) fn shared(runs: &[Run]) -> Vec<Run> {
-    let tried = |case: &CaseId| runs.iter().all(|run| run.outcomes.contains_key(case));
-    runs.iter().map(|run| run.of(tried)).filter(|run| !run.outcomes.is_empty()).collect()
+/// The runs that have been tried on edits of all these attributes, on those of them that every such run has been tried on: on
+/// others they cannot be compared.
+pub(crate) fn comparable(runs: &[Run], places: &[usize]) -> Vec<Run> {
+    let of: Vec<Run> = (runs.iter())
+        .map(|run| run.of(|case| places.contains(&case.0)))
+        .filter(|run| places.iter().all(|place| run.outcomes.keys().any(|case| case.0 == *place)))
+        .collect();
+    let tried = |case: &CaseId| of.iter().all(|run| run.outcomes.contains_key(case));
+    of.iter().map(|run| run.of(tried)).filter(|run| !run.outcomes.is_empty()).collect()
 }
 
-/// Whether edits of an attribute, by its place, are local.
-pub(crate) fn is_local(place: usize) -> bool {
-    matches!(Attribute::ALL[place], Attribute::Kind | Attribute::Colour)
+/// The places of all attributes of which an edit has been tried.
+pub(crate) fn places(runs: &[Run]) -> Vec<usize> {
+    let tried = |place: &usize| runs.iter().any(|run| run.outcomes.keys().any(|case| case.0 == *place));
+    (0..Attribute::ALL.len()).filter(tried).collect()
+}
+
+/// The places of those of the attributes whose edits are local.
+pub(crate) fn local(places: &[usize]) -> Vec<usize> {
+    let is_local = |place: &usize| matches!(Attribute::ALL[*place], Attribute::Kind | Attribute::Colour);
+    places.iter().copied().filter(is_local).collect()
 }
 
 /// The methods of runs, in their order.
@@ -207,11 +219,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_cases_that_all_were_tried_on_are_shared() {
+    fn only_cases_that_all_were_tried_on_are_compared() {
+        let counts = |runs: &[Run], places: &[usize]| -> Vec<_> {
+            comparable(runs, places).iter().map(|run| (run.method, run.outcomes.len())).collect()
+        };
         let runs = [run("edict", 3.0, 1, [3, 4], 25.0), run("ddim", 3.0, 1, [1, 2], 25.0)];
-        let counts: Vec<_> = shared(&runs).iter().map(|run| run.outcomes.len()).collect();
-        assert_eq!(counts, [2, 2]);
-        assert!(shared(&[runs[0].clone(), run("ddim", 3.0, 2, [1, 2], 25.0)]).is_empty());
+        assert_eq!(places(&runs), [1]);
+        assert_eq!(counts(&runs, &[1]), [("edict", 2), ("ddim", 2)]);
+        assert_eq!(counts(&runs, &[0]), []);
+        // A setting that was only tried on one attribute's edits takes no part in what is said of two, and costs the others no case.
+        let mut both = runs[0].clone();
+        both.outcomes.extend(run("edict", 3.0, 2, [0, 3], 25.0).outcomes);
+        let runs = [both, runs[1].clone()];
+        assert_eq!(places(&runs), [1, 2]);
+        assert_eq!(counts(&runs, &[1, 2]), [("edict", 7)]);
+        assert_eq!(counts(&runs, &[1]), [("edict", 2), ("ddim", 2)]);
+        // Edits of kind and colour are local.
+        assert_eq!(local(&[0, 1, 2, 3, 4]), [0, 1]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use edict_scenes::Attribute;
 
 use crate::bootstrap::interval;
-use crate::runs::{Run, is_local, mean, methods, shared};
+use crate::runs::{Run, comparable, local, mean, methods, places};
 use crate::score::{Criterion, decibels, written};
 use crate::{best, pareto, reconstruction};
 
@@ -24,8 +24,7 @@ pictures differ is the region to change. Errors are of pixels in [-1, 1], clampe
 * Calls: of the network an edit, both ways; each is of two prompts unless its guidance scale is 1.
 
 Inversion is under the source's caption. Guidance 3 from 1 is an edit at guidance scale 3 of an inversion at 1; where one number
-stands, both are at that scale. Where a table picks the best of a method's settings it does so on the cases that it reports: with
-more settings to pick from, that is more optimistic.
+stands, both are at that scale.
 ";
 
 /// What runs were made with.
@@ -54,29 +53,52 @@ fn success(criterion: Criterion) -> &'static str {
 }
 
 /// Everything there is to say of runs of a model, as Markdown; `ceiling` is how many of how many ideal edits of each attribute
-/// succeed when they have gone through the autoencoder.
-pub(crate) fn report(runs: &[Run], about: &About, ceiling: &[(usize, usize)]) -> String {
+/// succeed when they have gone through the autoencoder, `picked_on` the runs that settings were picked on, if on others.
+pub(crate) fn report(
+    runs: &[Run],
+    picked_on: Option<&[Run]>,
+    about: &About,
+    ceiling: &[(usize, usize)],
+) -> String {
     let mut text = head(runs, about);
     text += &DEFINITIONS.replace("{success}", success(about.criterion));
+    text += &picking(picked_on);
     text += &autoencoder(ceiling);
-    let compared = shared(runs);
-    if compared.is_empty() {
+    let all = places(runs);
+    let of_all = comparable(runs, &all);
+    if of_all.is_empty() {
         text += "\nNo edit has been tried with every method and setting yet: there is nothing to compare.\n";
     } else {
-        let local: Vec<Run> = compared.iter().map(|run| run.of(|(place, _)| is_local(*place))).collect();
-        text += &best::markdown(&compared);
+        let of_local = comparable(runs, &local(&all));
+        text += &best::markdown(runs, picked_on);
         for rival in RIVALS {
-            for (runs, edits) in [(&compared, "all edits"), (&local, "local edits: kind and colour")] {
+            for (runs, edits) in [(&of_all, "all edits"), (&of_local, "local edits: kind and colour")] {
                 if let Some(comparison) = pareto::compare(runs, "edict", rival) {
                     text += &pareto::markdown(&comparison, edits);
                 }
             }
         }
-        text += &reconstruction::markdown(&compared);
+        text += &reconstruction::markdown(&of_all);
     }
     text += "\n## All settings\n\nEach on all the edits it has been tried on.\n\n";
     text += &table(runs);
     text
+}
+
+/// On what the best settings were picked.
+fn picking(picked_on: Option<&[Run]>) -> String {
+    match picked_on {
+        None => "\nThe best of a method's settings are picked on the edits that are reported: with more settings to pick from, that is \
+                 more optimistic.\n"
+            .to_owned(),
+        Some(others) => format!(
+            "\nThe best of a method's settings were picked on {} other edits, where a grid of {} settings of all methods was tried; judged \
+             are those that no other setting of the method beat there in both success and preservation, on all edits or on local ones, \
+             and the best for an attribute, on its edits alone.\n",
+            comparable(others, &places(others)).first().map_or(0, |run| run.outcomes.len()),
+            others.len(),
+        ),
+    }
 }
 
 /// What was measured, with what, and on how many cases.
@@ -91,12 +113,12 @@ fn head(runs: &[Run], about: &About) -> String {
         .collect();
     format!(
         "# Edit benchmark\n\nModel {model}, edict {}{}. Gamma of BDIA: {gamma}. Edits of each attribute: {}. Settings of each method: {}. \
-         {} edits have been tried with every method and setting; comparisons are on those.\n",
+         {} edits have been tried with every method and setting that is for edits of all attributes; comparisons are on those.\n",
         env!("CARGO_PKG_VERSION"),
         date.as_ref().map_or(String::new(), |date| format!(", {date}")),
         kinds.join(", "),
         settings.join(", "),
-        shared(runs).first().map_or(0, |run| run.outcomes.len()),
+        comparable(runs, &places(runs)).first().map_or(0, |run| run.outcomes.len()),
     )
 }
 
@@ -172,7 +194,7 @@ mod tests {
     #[test]
     fn the_report_compares_edict_with_both_rivals_that_there_are() {
         let runs = ["edict", "ddim", "sdedit"].map(|method| run(method, 3.0, 1, [3, 4], 25.0));
-        let of = |runs: &[Run]| report(runs, &about(), &[(0, 0), (3, 4), (0, 0), (0, 0), (0, 0)]);
+        let of = |runs: &[Run]| report(runs, None, &about(), &[(0, 0), (3, 4), (0, 0), (0, 0), (0, 0)]);
         let text = of(&runs);
         for rival in RIVALS {
             for edits in ["all edits", "local edits: kind and colour"] {
@@ -186,7 +208,7 @@ mod tests {
     fn the_report_says_what_was_measured_on_how_much() {
         let mut runs = vec![run("edict", 3.0, 1, [3, 4], 25.0), run("ddim", 3.0, 1, [1, 2], 25.0)];
         let ceiling = [(0, 0), (3, 4), (0, 0), (0, 0), (0, 0)];
-        let text = report(&runs, &about(), &ceiling);
+        let text = report(&runs, None, &about(), &ceiling);
         for part in [
             "Model abc, edict",
             ", 1 May. Gamma of BDIA: 0.98. Edits of each attribute: kind 0, colour 4,",
@@ -196,6 +218,29 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
         runs.push(run("ddim", 5.0, 2, [1, 2], 25.0));
-        assert!(report(&runs, &about(), &ceiling).contains("there is nothing to compare"));
+        assert!(report(&runs, None, &about(), &ceiling).contains("there is nothing to compare"));
+    }
+
+    #[test]
+    fn the_best_setting_is_the_one_picked_on_other_edits() {
+        // 3 is better on these edits, 1 was on the others.
+        let runs = [run("edict", 1.0, 1, [2, 4], 25.0), run("edict", 3.0, 1, [3, 4], 25.0)];
+        let others = [run("edict", 1.0, 1, [3, 3], 25.0), run("edict", 3.0, 1, [1, 3], 25.0)];
+        let ceiling = [(0, 0); 5];
+        for (picked_on, best, says) in [
+            (
+                None,
+                "| edict | 50 steps, strength 1, guidance 3 | 200 | 0.750",
+                "picked on the edits that are reported",
+            ),
+            (
+                Some(&others[..]),
+                "| edict | 50 steps, strength 1, guidance 1 | 200 | 0.500",
+                "on 3 other edits, where a grid of 2",
+            ),
+        ] {
+            let text = report(&runs, picked_on, &about(), &ceiling);
+            assert!(text.contains(best) && text.contains(says), "{text}");
+        }
     }
 }
