@@ -22,19 +22,22 @@ pub(crate) struct Picks(Vec<Pick>);
 
 impl Picks {
     /// Picks each method's settings: for all edits and for local ones those that none of its own beats in both preservation and
-    /// success; for each attribute the best, of all and of those that keep what they should. By either criterion.
+    /// success, by the stricter criterion; for each attribute, by either criterion, the best of all and of those that keep what they
+    /// should.
     pub(crate) fn of(runs: &[Run]) -> Self {
         let mut picks = Self::default();
+        let all = places(runs);
         for criterion in [Criterion::Halfway, Criterion::Nearer] {
             let runs: Vec<Run> = runs.iter().map(|run| Run { criterion, ..run.clone() }).collect();
-            let all = places(&runs);
             for method in methods(&runs) {
-                for places in [all.clone(), local(&all)] {
+                let groups =
+                    if criterion == Criterion::Halfway { vec![all.clone(), local(&all)] } else { Vec::new() };
+                for places in groups {
                     let compared = comparable(&runs, &places);
                     let of: Vec<Run> = compared.into_iter().filter(|run| run.method == method).collect();
                     front(&of).into_iter().for_each(|setting| picks.add(method, setting, &places));
                 }
-                for place in all.clone() {
+                for &place in &all {
                     let best = [false, true].map(|kept| best_on(&runs, method, &[place], kept));
                     best.into_iter().flatten().for_each(|run| picks.add(method, run.setting, &[place]));
                 }

@@ -93,8 +93,8 @@ fn picking(picked_on: Option<&[Run]>) -> String {
             .to_owned(),
         Some(others) => format!(
             "\nThe best of a method's settings were picked on {} other edits, where a grid of {} settings of all methods was tried; judged \
-             are those that no other setting of the method beat there in both success and preservation, on all edits or on local ones, \
-             and the best for an attribute, on its edits alone.\n",
+             are those that no other setting of the method beat there in both success (by the stricter criterion) and preservation, on all \
+             edits or on local ones, and the best for an attribute by either criterion, on its edits alone.\n",
             comparable(others, &places(others)).first().map_or(0, |run| run.outcomes.len()),
             others.len(),
         ),
