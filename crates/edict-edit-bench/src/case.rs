@@ -2,10 +2,16 @@
 
 use edict_core::Latents;
 use edict_scenes::{Attribute, EditCase, HELD_OUT, Picture};
+use edict_stable_diffusion::ModelFolder;
 use ndarray::ArrayD;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::Fault;
+
+/// The side of the pictures that a model makes.
+pub(crate) fn side(folder: &ModelFolder) -> usize {
+    folder.unet_config().sample_size.map_or(64, |[side, _]| side * folder.vae_config().factor())
+}
 
 /// A scene, its picture, and the picture that an ideal edit makes.
 pub(crate) struct Case {
