@@ -154,7 +154,7 @@ struct Add<'a, T> {
 impl<T: Real> RowKernel<T> for Add<'_, T> {
     #[inline(always)]
     fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
-        let [x, y] = [self.x, self.y].map(|x| &x[i * WIDTH..][..out.len()]);
+        let (x, y) = (&self.x[i * WIDTH..][..out.len()], &self.y[i * WIDTH..][..out.len()]);
         out.each(|j| x[j] + y[j])
     }
 }

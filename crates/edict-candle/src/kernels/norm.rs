@@ -74,7 +74,8 @@ impl<T: Real, const SILU: bool> RowKernel<T> for Normalise<'_, T, SILU> {
     fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
         let width = out.len();
         let Affine { mean, factor, shift } = &self.items[i / self.plane];
-        let [mean, factor, shift] = [mean, factor, shift].map(|x| &x[..width]);
+        // One by one: lengths that went through an array would be tested at every element.
+        let (mean, factor, shift) = (&mean[..width], &factor[..width], &shift[..width]);
         let x = &self.x[i * width..][..width];
         out.each(|j| {
             let y = (x[j] - mean[j]).fused::<S>(factor[j], shift[j]);
@@ -191,7 +192,7 @@ impl<T: Real> RowKernel<T> for NormaliseRow<'_, T> {
     fn row<'a, S: Simd>(&self, simd: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
         let width = out.len();
         let x = &self.x[i * width..][..width];
-        let [weight, bias] = [self.weight, self.bias].map(|x| &x[..width]);
+        let (weight, bias) = (&self.weight[..width], &self.bias[..width]);
         let [mean, variance] = moments(simd, x);
         let factor = (variance + self.eps).sqrt().recip();
         // As in [`Affine`].
