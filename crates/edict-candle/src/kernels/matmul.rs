@@ -20,7 +20,7 @@ use crate::error::Result;
 const DEPTH_BLOCK: usize = 320;
 
 /// Rows that are done together at most, for the second cache to hold their part of a block. Divided by every tile's height.
-const ROW_BLOCK: usize = 384;
+const ROW_BLOCK: usize = 528;
 
 /// Columns that are done together: the second cache holds their part of the result until its sums are complete.
 const COLUMN_BLOCK: usize = 256;

@@ -10,9 +10,9 @@
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use candle_core::WithDType;
 use rayon::prelude::*;
 
-use super::Real;
 use super::aligned::Aligned;
 
 /// Bytes of a large page.
@@ -25,7 +25,7 @@ pub(crate) struct Unwritten<'a, T> {
     elements: &'a mut [MaybeUninit<T>],
 }
 
-impl<'a, T: Real> Unwritten<'a, T> {
+impl<'a, T: WithDType> Unwritten<'a, T> {
     #[inline(always)]
     pub(super) fn len(&self) -> usize {
         self.elements.len()
@@ -98,7 +98,7 @@ pub(super) struct Part<'a, T> {
     written: &'a AtomicUsize,
 }
 
-impl<'a, T: Real> Part<'a, T> {
+impl<'a, T: WithDType> Part<'a, T> {
     pub(super) fn len(&self) -> usize {
         self.unwritten.len()
     }
@@ -137,7 +137,7 @@ impl<'a, T: Real> Part<'a, T> {
 ///
 /// # Panics
 /// If it leaves one out.
-pub(super) fn written<T: Real>(count: usize, write: impl FnOnce(Part<'_, T>)) -> Aligned<T> {
+pub(super) fn written<T: WithDType>(count: usize, write: impl FnOnce(Part<'_, T>)) -> Aligned<T> {
     let mut out = Aligned::with_room(count);
     let all = out.all_mut();
     let elements = &mut all.spare_capacity_mut()[..count];
@@ -152,7 +152,7 @@ pub(super) fn written<T: Real>(count: usize, write: impl FnOnce(Part<'_, T>)) ->
 }
 
 /// Makes `count` elements in parts of `part` (the last may be shorter), in parallel: `fill` writes the part with a number.
-pub(super) fn made<T: Real>(
+pub(super) fn made<T: WithDType>(
     count: usize,
     part: usize,
     fill: impl for<'a> Fn(usize, Unwritten<'a, T>) -> &'a mut [T] + Sync,

@@ -6,10 +6,10 @@ use std::ops::Range;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::Real;
 use super::aligned::Aligned;
+use super::memory::made;
 use crate::error::{CandleError, Result};
 
 /// Columns of a panel: 64 bytes of `f32`.
@@ -72,14 +72,16 @@ impl Panels {
         depth: usize,
         source: impl Fn(usize) -> usize + Sync,
     ) -> Self {
-        let mut packed = Aligned::zeros(outputs.div_ceil(PANEL) * depth * PANEL);
-        packed.as_mut().par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(|(panel, packed)| {
+        let panel = depth * PANEL;
+        let packed = made(outputs.div_ceil(PANEL) * panel, panel.max(1), |panel, packed| {
+            let packed = packed.zeroed();
             for (k, row) in packed.chunks_mut(PANEL).enumerate() {
                 let outputs = panel * PANEL..outputs.min((panel + 1) * PANEL);
                 for (to, output) in row.iter_mut().zip(outputs) {
                     *to = weights[output * depth + source(k)];
                 }
             }
+            packed
         });
         Self { outputs, depth, stored: T::store(packed) }
     }
