@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use edict_candle::{CandleBackend, Tensor};
 use edict_stable_diffusion::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
 use ndarray::ArrayD;
@@ -40,7 +40,9 @@ impl Bench<'_> {
     /// Times a kernel; `amount` are its multiplications and additions, or its elements.
     fn time(&mut self, name: &str, amount: usize, kernel: impl Fn(&CandleBackend) -> Tensor) {
         let mut group = self.criterion.benchmark_group("kernels");
-        group.sample_size(10).measurement_time(Duration::from_secs(2));
+        // Ten samples of as many calls each: of ever more, as criterion does by itself, a kernel of half a second would take half a minute.
+        group.sampling_mode(SamplingMode::Flat).sample_size(10);
+        group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(1));
         group.throughput(Throughput::Elements(amount as u64));
         group.bench_function(name, |b| b.iter(|| black_box(kernel(&self.backend))));
         group.finish();

@@ -11,6 +11,9 @@ import torch.nn.functional as F
 torch.set_num_threads(int(sys.argv[1]))
 torch.set_grad_enabled(False)
 
+# Seconds that a kernel is called again and again: edict-bench does the same.
+TURN = 0.04
+
 
 class Networks:
     def __init__(self, folder, side):
@@ -85,6 +88,20 @@ def kernel(ask):
     return {"silu": lambda: F.silu(x), "gelu": lambda: F.gelu(x)}[kind]
 
 
+def seconds(work):
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def quickest(work):
+    """Calls a kernel for a turn, or once, and returns the seconds of the quickest call: as edict-bench does."""
+    begun, best = time.perf_counter(), float("inf")
+    while time.perf_counter() - begun < TURN:
+        best = min(best, seconds(work))
+    return best
+
+
 def main():
     networks, kernels = None, {}
     for line in sys.stdin:
@@ -98,12 +115,9 @@ def main():
             if ask["do"] == "kernel":
                 if line not in kernels:
                     kernels = {line: kernel(ask)}
-                work = kernels[line]
+                answer["seconds"] = quickest(kernels[line])
             else:
-                work = getattr(networks, ask["do"])
-            begun = time.perf_counter()
-            work()
-            answer["seconds"] = time.perf_counter() - begun
+                answer["seconds"] = seconds(getattr(networks, ask["do"]))
         print(json.dumps(answer), flush=True)
 
 

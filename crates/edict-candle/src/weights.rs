@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::error::{CandleError, Result};
+use crate::kernels::aligned::Aligned;
 use crate::kernels::misfit;
 use crate::kernels::panels::Panels;
 
@@ -191,7 +192,11 @@ pub(crate) fn upload(
         shape: &[usize],
         device: &Device,
     ) -> Result<Tensor> {
-        Ok(Tensor::from_vec(values.map(T::nearest64).collect::<Vec<T>>(), shape, device)?)
+        let values: Vec<T> = values.map(T::nearest64).collect();
+        if device.is_cpu() {
+            return Aligned::copied(&values).into_tensor(shape);
+        }
+        Ok(Tensor::from_vec(values, shape, device)?)
     }
     match dtype {
         DType::F16 => put::<f16>(values, shape, device),

@@ -3,7 +3,9 @@
 use candle_core::{D, Tensor};
 use pulp::Simd;
 
-use super::{Real, RowKernel, by_width, filled, in_memory, in_wide, misfit, pixels, widen, with_slice};
+use super::{
+    Real, RowKernel, Unwritten, by_width, filled, in_memory, in_wide, misfit, pixels, widen, with_slice,
+};
 use crate::error::Result;
 
 /// Elements of a row where rows have no meaning.
@@ -49,10 +51,9 @@ struct Map<'a, T, F> {
 
 impl<T: Real, F: Function> RowKernel<T> for Map<'_, T, F> {
     #[inline(always)]
-    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
-        for (out, &x) in out.iter_mut().zip(&self.x[i * WIDTH..]) {
-            *out = self.function.of::<S, T>(x);
-        }
+    fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
+        let x = &self.x[i * WIDTH..][..out.len()];
+        out.each(|j| self.function.of::<S, T>(x[j]))
     }
 }
 
@@ -62,7 +63,7 @@ fn map(operation: &'static str, x: &Tensor, function: impl Function) -> Result<T
 
 fn map_cpu<T: Real>(x: &Tensor, function: impl Function) -> Result<Tensor> {
     let out = with_slice(x, |x: &[T]| filled(x.len(), WIDTH, &Map { x, function }))?;
-    Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+    out.into_tensor(x.shape())
 }
 
 /// Computes `x / (1 + exp(-x))`.
@@ -105,7 +106,7 @@ pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
     in_wide(x, |x| {
         by_width!("geglu", x, T => {
             let out = with_slice(x, |x: &[T]| filled(x.len() / 2, half, &Geglu { x, half }))?;
-            Ok(Tensor::from_vec(out, shape, x.device())?)
+            out.into_tensor(shape)
         })
     })
 }
@@ -117,11 +118,10 @@ struct Geglu<'a, T> {
 
 impl<T: Real> RowKernel<T> for Geglu<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
+    fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
         let (u, g) = self.x[2 * self.half * i..][..2 * self.half].split_at(self.half);
-        for ((out, &u), &g) in out.iter_mut().zip(u).zip(g) {
-            *out = u * g.gelu::<S>();
-        }
+        let (u, g) = (&u[..out.len()], &g[..out.len()]);
+        out.each(|j| u[j] * g[j].gelu::<S>())
     }
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
                 let out = with_slice(x, |x: &[T]| {
                     with_slice(&y, |y: &[T]| filled(x.len(), WIDTH, &Add { x, y }))
                 })??;
-                Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+                out.into_tensor(x.shape())
             })
         })
     })
@@ -153,9 +153,8 @@ struct Add<'a, T> {
 
 impl<T: Real> RowKernel<T> for Add<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
-        for ((out, &x), &y) in out.iter_mut().zip(&self.x[i * WIDTH..]).zip(&self.y[i * WIDTH..]) {
-            *out = x + y;
-        }
+    fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
+        let (x, y) = (&self.x[i * WIDTH..][..out.len()], &self.y[i * WIDTH..][..out.len()]);
+        out.each(|j| x[j] + y[j])
     }
 }

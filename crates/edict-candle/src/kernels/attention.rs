@@ -11,9 +11,9 @@ use edict_stable_diffusion::AttentionOptions;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::matmul::{MatrixMut, Start, WIDEST, multiply_wide, wide};
+use super::aligned::Aligned;
 use super::memory::{made, written};
-use super::panels::Aligned;
+use super::tile::{MatrixMut, Start, WIDEST, multiply_wide, wide};
 use super::{Real, by_width, in_wide, misfit, token_dims, widen, with_slice};
 use crate::error::Result;
 
@@ -68,7 +68,7 @@ pub(crate) fn attention(
                     })
                 })
             })???;
-            Ok(Tensor::from_vec(out, query.shape(), query.device())?)
+            out.into_tensor(query.shape())
         })
     })
 }
@@ -96,23 +96,25 @@ impl Sizes {
 }
 
 /// Takes the values of an item apart, `[channels, stride]`: a channel's values are then a row of the product with the weights.
-fn by_channel<T: Real>(value: &[T], sizes: &Sizes) -> Vec<T> {
+fn by_channel<T: Real>(value: &[T], sizes: &Sizes) -> Aligned<T> {
     let stride = sizes.stride();
     made(sizes.channels * stride, BY_CHANNEL * stride, |i, out| {
+        let out = out.zeroed();
         for (j, value) in value.chunks(sizes.channels).enumerate() {
             for (to, &x) in out[j..].iter_mut().step_by(stride).zip(&value[i * BY_CHANNEL..]) {
                 *to = x;
             }
         }
+        out
     })
 }
 
-fn attention_cpu<T: Real>(arch: Arch, query: &[T], key: &[T], value: &[T], sizes: &Sizes) -> Vec<T> {
+fn attention_cpu<T: Real>(arch: Arch, query: &[T], key: &[T], value: &[T], sizes: &Sizes) -> Aligned<T> {
     let Sizes { n, m, channels, .. } = *sizes;
     if query.is_empty() {
-        return Vec::new();
+        return Aligned::default();
     }
-    let values: Vec<Vec<T>> = value.chunks(m * channels).map(|value| by_channel(value, sizes)).collect();
+    let values: Vec<Aligned<T>> = value.chunks(m * channels).map(|value| by_channel(value, sizes)).collect();
     let width = arch.dispatch(Width::<T>(PhantomData));
     written(query.len(), |out| {
         let items = out.chunks(n * channels).zip(query.chunks(n * channels));
@@ -378,11 +380,11 @@ mod tests {
                 let sizes = Sizes { n, m, channels, heads, causal };
                 for arch in arches() {
                     let found = attention_cpu(arch, &query, &key, &value, &sizes);
-                    let found = Tensor::from_vec(found, expected.shape(), expected.device()).unwrap();
+                    let found = found.into_tensor(expected.shape()).unwrap();
                     assert_close(&found, &expected, 1e-14);
                     let [query, key, value] = [&query, &key, &value].map(|x| narrow(x));
                     let found = attention_cpu(arch, &query, &key, &value, &sizes);
-                    let found = Tensor::from_vec(found, expected.shape(), expected.device()).unwrap();
+                    let found = found.into_tensor(expected.shape()).unwrap();
                     // Scores are sums of products below 1 in size, of which some hundred ulps can be lost.
                     let bound = (channels / heads + 8) as f64 * f64::from(f32::EPSILON);
                     assert_close(&found.to_dtype(candle_core::DType::F64).unwrap(), &expected, bound);

@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use edict_stable_diffusion::Conv2dGeometry;
+use rayon::prelude::*;
 
+use super::aligned::Aligned;
 use super::linear::with_bias;
 use super::matmul::{Matrix, Rows, fill, product};
 use super::panels::Panels;
@@ -54,7 +56,7 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
                     }
                 })
             })???;
-            pixels_to_image(&Tensor::from_vec(out, &shape, image.device())?)
+            pixels_to_image(&out.into_tensor(&shape)?)
         })
     })
 }
@@ -64,7 +66,7 @@ pub(super) fn direct<T: Real>(
     windows: &Windows<'_, T>,
     panels: &Panels,
     bias: Option<&[T]>,
-) -> Result<Vec<T>> {
+) -> Result<Aligned<T>> {
     let rows = windows.batch * windows.out[0] * windows.out[1];
     if windows.kernel == 1 && windows.stride == 1 && windows.padding == 0 && windows.out == windows.size {
         return product(rows, &Matrix { elements: windows.image, width: windows.channels }, panels, bias);
@@ -74,10 +76,13 @@ pub(super) fn direct<T: Real>(
     }
     panels.check::<T>()?;
     let outputs = panels.outputs();
-    Ok(memory::made(rows * outputs, LAID_OUT * outputs.max(1), |block, out| {
-        let first = block * LAID_OUT;
-        let elements = windows.laid_out(first..rows.min(first + LAID_OUT));
-        fill(out, &Matrix { elements: &elements, width: panels.depth() }, panels, bias);
+    Ok(memory::written(rows * outputs, |out| {
+        let blocks: Vec<_> = out.chunks(LAID_OUT * outputs.max(1)).collect();
+        blocks.into_par_iter().enumerate().for_each(|(block, out)| {
+            let first = block * LAID_OUT;
+            let elements = windows.laid_out(first..rows.min(first + LAID_OUT));
+            fill(out, &Matrix { elements: &elements, width: panels.depth() }, panels, bias);
+        });
     }))
 }
 

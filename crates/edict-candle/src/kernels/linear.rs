@@ -59,7 +59,7 @@ fn mapped(x: &Tensor, linear: &Linear, gated: bool) -> Result<Tensor> {
                     }
                 })
             })???;
-            Ok(Tensor::from_vec(y, shape, x.device())?)
+            y.into_tensor(shape)
         })
     })
 }

@@ -1,16 +1,18 @@
 //! Matrix products of rows with packed weights.
 //!
-//! `out[i][j] = sum_k left[i][k] right[k][j]`. The right side lies in panels of 16 columns, row after row, so that a register
-//! or two take a row of a panel; elements of the left side are repeated over a register. A tile of the result, some rows by
-//! up to four panels, is summed in registers over a block of `k`; blocks are added up in the result. The order of every sum
-//! follows from the shapes alone.
+//! `out[i][j] = sum_k left[i][k] right[k][j]`. Tiles of the result are summed in registers over a block of `k`; blocks are added up in the
+//! result. The order of every sum follows from the shapes alone.
+
+use std::mem;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::memory::{Unwritten, written};
-use super::panels::{Aligned, PANEL, Panels};
-use super::{Real, Vectored};
+use super::Real;
+use super::aligned::Aligned;
+use super::memory::{self, Unwritten, written};
+use super::panels::{PANEL, Panels};
+use super::tile::{ABREAST, MatrixMut, Out, Start, multiply};
 use crate::error::Result;
 
 /// Terms summed in registers before they are added to the result: the second cache has room for such a block of four panels. Short
@@ -18,16 +20,10 @@ use crate::error::Result;
 const DEPTH_BLOCK: usize = 320;
 
 /// Rows that are done together at most, for the second cache to hold their part of a block. Divided by every tile's height.
-const ROW_BLOCK: usize = 384;
+const ROW_BLOCK: usize = 528;
 
 /// Columns that are done together: the second cache holds their part of the result until its sums are complete.
 const COLUMN_BLOCK: usize = 256;
-
-/// Panels that are multiplied at once at most: with more, a tile would have too few rows.
-pub(crate) const ABREAST: usize = 4;
-
-/// Terms of a tile's sums between two tests of how many are left.
-const UNROLL: usize = 4;
 
 /// The left side of a product: every row consists of `segments` slices of `length` elements.
 pub(crate) trait Rows<T>: Sync {
@@ -66,10 +62,9 @@ pub(crate) fn product<T: Real>(
     left: &impl Rows<T>,
     right: &Panels,
     bias: Option<&[T]>,
-) -> Result<Vec<T>> {
+) -> Result<Aligned<T>> {
     divided(rows, right.outputs(), right, |task| {
-        let (at, out) = task.begin();
-        Arch::new().dispatch(Part { at, out, product: Product { left, right, bias } });
+        Arch::new().dispatch(Part { task, product: Product { left, right, bias } });
     })
 }
 
@@ -79,10 +74,9 @@ pub(crate) fn product_geglu<T: Real>(
     left: &impl Rows<T>,
     right: &Panels,
     bias: Option<&[T]>,
-) -> Result<Vec<T>> {
+) -> Result<Aligned<T>> {
     divided(rows, right.outputs() / 2, right, |task| {
-        let (at, out) = task.begin();
-        Arch::new().dispatch(Geglu { at, out, product: Product { left, right, bias } });
+        Arch::new().dispatch(Geglu { task, product: Product { left, right, bias } });
     })
 }
 
@@ -92,7 +86,7 @@ fn divided<T: Real>(
     width: usize,
     right: &Panels,
     each: impl Fn(Task<'_, T>) + Sync,
-) -> Result<Vec<T>> {
+) -> Result<Aligned<T>> {
     right.check::<T>()?;
     Ok(written(rows * width, |out| {
         let tasks = tasks(out, width);
@@ -105,30 +99,64 @@ fn divided<T: Real>(
 }
 
 /// As [`product`], into `out` and on this thread alone.
-pub(crate) fn fill<T: Real>(out: &mut [T], left: &impl Rows<T>, right: &Panels, bias: Option<&[T]>) {
-    let out = out.chunks_mut(right.outputs().max(1)).collect();
-    Arch::new().dispatch(Part { at: [0, 0], out, product: Product { left, right, bias } });
+pub(super) fn fill<T: Real>(
+    out: memory::Part<'_, T>,
+    left: &impl Rows<T>,
+    right: &Panels,
+    bias: Option<&[T]>,
+) {
+    let out = out.chunks(right.outputs().max(1)).collect();
+    let task = Task { block: 0, first_row: 0, first_column: 0, out };
+    Arch::new().dispatch(Part { task, product: Product { left, right, bias } });
 }
 
-/// A rectangle of the result.
+/// A rectangle of the result, of parts of its rows.
 pub(super) struct Task<'a, T> {
     /// Which of the blocks of rows it lies in.
     pub(crate) block: usize,
     pub(crate) first_row: usize,
     /// A multiple of the panels' width.
     pub(crate) first_column: usize,
-    pub(super) out: Vec<Unwritten<'a, T>>,
+    pub(super) out: Vec<memory::Part<'a, T>>,
 }
 
 impl<'a, T: Real> Task<'a, T> {
-    /// Returns the first row and column, and the result's rows.
-    pub(crate) fn begin(self) -> ([usize; 2], Vec<&'a mut [T]>) {
-        ([self.first_row, self.first_column], self.out.into_iter().map(Unwritten::zeroed).collect())
+    /// Columns it has.
+    pub(super) fn width(&self) -> usize {
+        self.out.first().map_or(0, memory::Part::len)
+    }
+
+    /// Zeroes the first `columns` columns and returns them, row by row; the others are left.
+    pub(super) fn take(&mut self, columns: usize) -> Vec<&'a mut [T]> {
+        let rows = self.out.len();
+        let out = mem::replace(&mut self.out, Vec::with_capacity(rows));
+        let split = out.into_iter().map(|row| {
+            let (head, tail) = row.split_at(columns);
+            self.out.push(tail);
+            head.zeroed()
+        });
+        split.collect()
+    }
+
+    /// Writes the first `columns` columns, row by row; the others are left.
+    #[inline(always)]
+    pub(super) fn write<X>(
+        &mut self,
+        columns: usize,
+        from: impl Iterator<Item = X>,
+        write: impl Fn(Unwritten<'a, T>, X) -> &'a mut [T],
+    ) {
+        let rows = self.out.len();
+        for (row, x) in mem::replace(&mut self.out, Vec::with_capacity(rows)).into_iter().zip(from) {
+            let (head, tail) = row.split_at(columns);
+            self.out.push(tail);
+            head.write(|head| write(head, x));
+        }
     }
 }
 
 /// Divides the result of a product among the threads.
-fn tasks<T: Real>(out: Unwritten<'_, T>, width: usize) -> Vec<Task<'_, T>> {
+fn tasks<T: Real>(out: memory::Part<'_, T>, width: usize) -> Vec<Task<'_, T>> {
     let rows = out.len().checked_div(width).unwrap_or(0);
     // Blocks of about one size, and of whole tiles.
     let block = rows.div_ceil(rows.div_ceil(ROW_BLOCK).max(1)).next_multiple_of(12);
@@ -137,7 +165,7 @@ fn tasks<T: Real>(out: Unwritten<'_, T>, width: usize) -> Vec<Task<'_, T>> {
 
 /// Divides a result of rows of `width` in blocks of rows, and in columns too where the blocks are few for the threads.
 pub(super) fn divide<T: Real>(
-    mut out: Unwritten<'_, T>,
+    mut out: memory::Part<'_, T>,
     width: usize,
     blocks: impl ExactSizeIterator<Item = usize>,
 ) -> Vec<Task<'_, T>> {
@@ -233,9 +261,7 @@ impl<T: Real, L: Rows<T>> Product<'_, T, L> {
 
 /// One task of a product.
 struct Part<'a, 'b, T, L> {
-    /// First row and column.
-    at: [usize; 2],
-    out: Vec<&'a mut [T]>,
+    task: Task<'a, T>,
     product: Product<'b, T, L>,
 }
 
@@ -244,22 +270,22 @@ impl<T: Real, L: Rows<T>> WithSimd for Part<'_, '_, T, L> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { at: [first_row, first_column], mut out, product } = self;
-        let Some(width) = out.first().map(|row| row.len()) else { return };
+        let Self { mut task, product } = self;
+        let (rows, width) = ((task.first_row, task.out.len()), task.width());
         let mut scratch = Scratch::default();
         for column in (0..width).step_by(COLUMN_BLOCK) {
-            let columns = (first_column + column, COLUMN_BLOCK.min(width - column));
-            let rows = (first_row, out.len());
-            product.sum(simd, rows, columns, &mut scratch, &mut Rectangle { rows: &mut out, column });
+            let columns = COLUMN_BLOCK.min(width - column);
+            // Block by block, they are still in the cache when the first sums come.
+            let mut out = task.take(columns);
+            let columns = (task.first_column + column, columns);
+            product.sum(simd, rows, columns, &mut scratch, &mut Rectangle(&mut out));
         }
     }
 }
 
 /// One task of a product whose columns are combined.
 struct Geglu<'a, 'b, T, L> {
-    /// First row and column.
-    at: [usize; 2],
-    out: Vec<&'a mut [T]>,
+    task: Task<'a, T>,
     product: Product<'b, T, L>,
 }
 
@@ -269,319 +295,34 @@ impl<T: Real, L: Rows<T>> WithSimd for Geglu<'_, '_, T, L> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         const HALF: usize = COLUMN_BLOCK / 2;
-        let Self { at: [first_row, first_column], mut out, product } = self;
-        let Some(width) = out.first().map(|row| row.len()) else { return };
+        let Self { mut task, product } = self;
+        let (rows, width) = (task.out.len(), task.width());
         let gates = product.right.outputs() / 2;
         let mut scratch = Scratch::default();
-        let mut both = [(); 2].map(|()| Aligned::zeros(out.len() * HALF));
+        let mut both = [(); 2].map(|()| Aligned::zeros(rows * HALF));
         for column in (0..width).step_by(HALF) {
             let width = HALF.min(width - column);
             for (half, sums) in both.iter_mut().enumerate() {
-                let columns = (first_column + column + half * gates, width);
+                let columns = (task.first_column + column + half * gates, width);
                 let sums = &mut MatrixMut { elements: sums.as_mut(), width: HALF };
-                product.sum(simd, (first_row, out.len()), columns, &mut scratch, sums);
+                product.sum(simd, (task.first_row, rows), columns, &mut scratch, sums);
             }
-            for ((out, u), g) in out.iter_mut().zip(both[0].chunks(HALF)).zip(both[1].chunks(HALF)) {
-                for ((out, &u), &g) in out[column..][..width].iter_mut().zip(u).zip(g) {
-                    *out = u * g.gelu::<S>();
-                }
-            }
+            let halves = both[0].chunks(HALF).zip(both[1].chunks(HALF));
+            task.write(width, halves, |out, (u, g)| {
+                let (u, g) = (&u[..width], &g[..width]);
+                out.each(|j| u[j] * g[j].gelu::<S>())
+            });
         }
     }
 }
 
-/// What a product is added to.
-#[derive(Clone, Copy)]
-pub(crate) enum Start<'a, T> {
-    Zero,
-    /// A row, repeated.
-    Bias(&'a [T]),
-    /// What the result holds.
-    Add,
-}
-
-impl<T> Start<'_, T> {
-    /// The same, for a rectangle that begins `columns` columns on.
-    #[inline(always)]
-    fn skip(self, columns: usize) -> Self {
-        match self {
-            Self::Bias(bias) => Self::Bias(&bias[columns.min(bias.len())..]),
-            other => other,
-        }
-    }
-}
-
-/// Where a product goes.
-pub(crate) trait Out<T> {
-    /// Row `i` from the product's column `column` on; it may end before the panel does.
-    fn row(&mut self, i: usize, column: usize) -> &mut [T];
-}
-
-/// Rows of a rectangle, from a column on.
-struct Rectangle<'a, 'b, T> {
-    rows: &'a mut [&'b mut [T]],
-    column: usize,
-}
+/// Rows of a rectangle.
+struct Rectangle<'a, 'b, T>(&'a mut [&'b mut [T]]);
 
 impl<T> Out<T> for Rectangle<'_, '_, T> {
     #[inline(always)]
     fn row(&mut self, i: usize, column: usize) -> &mut [T] {
-        &mut self.rows[i][self.column + column..]
-    }
-}
-
-/// A matrix in row-major order.
-pub(crate) struct MatrixMut<'a, T> {
-    pub(crate) elements: &'a mut [T],
-    pub(crate) width: usize,
-}
-
-impl<T> Out<T> for MatrixMut<'_, T> {
-    #[inline(always)]
-    fn row(&mut self, i: usize, column: usize) -> &mut [T] {
-        &mut self.elements[i * self.width..][..self.width][column..]
-    }
-}
-
-/// Multiplies rows with up to [`ABREAST`] panels.
-///
-/// Rows have as many elements as the panels have rows. The product goes to `out` from column `to` on.
-#[inline(always)]
-pub(crate) fn multiply<S: Simd, T: Real>(
-    simd: S,
-    rows: &[&[T]],
-    panels: &[&[T]],
-    start: Start<'_, T>,
-    to: usize,
-    out: &mut impl Out<T>,
-) {
-    // About as many sums as there are registers, less those for a row of the panels and an element of the left side. Few rows
-    // and many columns take the fewest loads. The conditions are constants of the instruction set, so that only its own tiles
-    // are compiled.
-    if const { many::<S>() && vectors::<S, T>() == 1 } {
-        match *panels {
-            [a, b, c, d] => tiles::<S, T, 6, 2, 4, 1>(simd, rows, [a, b, c, d], start, to, out),
-            [a, b, c] => tiles::<S, T, 6, 2, 3, 1>(simd, rows, [a, b, c], start, to, out),
-            [a, b] => tiles::<S, T, 6, 2, 2, 1>(simd, rows, [a, b], start, to, out),
-            [a] => tiles::<S, T, 6, 2, 1, 1>(simd, rows, [a], start, to, out),
-            _ => {}
-        }
-        return;
-    }
-    if const { many::<S>() && vectors::<S, T>() == 2 } {
-        for (i, panels) in panels.chunks(2).enumerate() {
-            let start = start.skip(2 * i * PANEL);
-            let column = to + 2 * i * PANEL;
-            match *panels {
-                [a, b] => tiles::<S, T, 6, 2, 2, 2>(simd, rows, [a, b], start, column, out),
-                [a] => tiles::<S, T, 6, 2, 1, 2>(simd, rows, [a], start, column, out),
-                _ => {}
-            }
-        }
-        return;
-    }
-    for (i, &panel) in panels.iter().enumerate() {
-        let start = start.skip(i * PANEL);
-        let (panel, column) = ([panel], to + i * PANEL);
-        if const { many::<S>() && vectors::<S, T>() == 4 } {
-            tiles::<S, T, 6, 2, 1, 4>(simd, rows, panel, start, column, out);
-        } else if const { many::<S>() && vectors::<S, T>() == 8 } {
-            tiles::<S, T, 3, 1, 1, 8>(simd, rows, panel, start, column, out);
-        } else if const { vectors::<S, T>() == 2 } {
-            tiles::<S, T, 6, 2, 1, 2>(simd, rows, panel, start, column, out);
-        } else if const { vectors::<S, T>() == 4 } {
-            tiles::<S, T, 3, 1, 1, 4>(simd, rows, panel, start, column, out);
-        } else {
-            tiles::<S, T, 4, 2, 1, PANEL>(simd, rows, panel, start, column, out);
-        }
-    }
-}
-
-/// The most columns of [`wide`].
-pub(crate) const WIDEST: usize = 4 * PANEL;
-
-/// Columns that rows are multiplied with in one go by [`multiply_wide`].
-pub(crate) const fn wide<S: Simd, T: Vectored>() -> usize {
-    PANEL * if many::<S>() && vectors::<S, T>() <= 2 { 4 / vectors::<S, T>() } else { 1 }
-}
-
-/// As [`multiply`], with a single panel of [`wide`] columns, all of which `out` has room for.
-#[inline(always)]
-pub(crate) fn multiply_wide<S: Simd, T: Real>(
-    simd: S,
-    rows: &[&[T]],
-    panel: &[T],
-    start: Start<'_, T>,
-    out: &mut impl Out<T>,
-) {
-    if const { many::<S>() && vectors::<S, T>() <= 4 } {
-        tiles::<S, T, 6, 2, 1, 4>(simd, rows, [panel], start, 0, out);
-    } else {
-        multiply(simd, rows, &[panel], start, 0, out);
-    }
-}
-
-/// Columns that `v` vectors hold.
-const fn columns<S: Simd, T: Vectored>(v: usize) -> usize {
-    v * size_of::<T::Vector<S>>() / size_of::<T>()
-}
-
-/// Whether there are 32 registers rather than 16.
-const fn many<S: Simd>() -> bool {
-    S::REGISTER_COUNT >= 32
-}
-
-/// Vectors to a row of a panel.
-const fn vectors<S: Simd, T: Vectored>() -> usize {
-    PANEL * size_of::<T>() / size_of::<T::Vector<S>>()
-}
-
-/// Multiplies all rows with `P` panels of `V` vectors: tiles of `R` rows, and lower ones for what is left.
-#[inline(always)]
-fn tiles<S: Simd, T: Real, const R: usize, const R2: usize, const P: usize, const V: usize>(
-    simd: S,
-    rows: &[&[T]],
-    panels: [&[T]; P],
-    start: Start<'_, T>,
-    column: usize,
-    out: &mut impl Out<T>,
-) {
-    let mut b: [&[[T::Vector<S>; V]]; P] = [&[]; P];
-    for p in 0..P {
-        b[p] = T::vectors::<S>(panels[p]).as_chunks::<V>().0;
-    }
-    let mut row = 0;
-    let (high, rest) = rows.as_chunks::<R>();
-    for rows in high {
-        tile::<S, T, R, P, V>(simd, row, rows, &b, start, column, out);
-        row += R;
-    }
-    let (low, rest) = rest.as_chunks::<R2>();
-    for rows in low {
-        tile::<S, T, R2, P, V>(simd, row, rows, &b, start, column, out);
-        row += R2;
-    }
-    if const { R2 > 1 } {
-        for &one in rest {
-            tile::<S, T, 1, P, V>(simd, row, &[one], &b, start, column, out);
-            row += 1;
-        }
-    }
-}
-
-/// `N` rows in pieces of terms.
-type Pieces<'a, E, const N: usize> = [&'a [[E; UNROLL]]; N];
-
-/// Sums `R` rows and stores them.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "loops over constants are sure to be unrolled")]
-fn tile<S: Simd, T: Real, const R: usize, const P: usize, const V: usize>(
-    simd: S,
-    row: usize,
-    rows: &[&[T]; R],
-    panels: &[&[[T::Vector<S>; V]]; P],
-    start: Start<'_, T>,
-    column: usize,
-    out: &mut impl Out<T>,
-) {
-    let depth = panels[0].len();
-    let whole = depth / UNROLL;
-    // Said to be of one length, slices are indexed without a test. (Plain loops: what closures make of arrays is not always
-    // inlined here, and the sums would have to wait in memory.)
-    let (mut a, mut b) = (*rows, *panels);
-    let mut pieces_a: Pieces<'_, T, R> = [&[]; R];
-    let mut pieces_b: Pieces<'_, [T::Vector<S>; V], P> = [&[]; P];
-    for r in 0..R {
-        a[r] = &a[r][..depth];
-        pieces_a[r] = &a[r].as_chunks().0[..whole];
-    }
-    for p in 0..P {
-        b[p] = &b[p][..depth];
-        pieces_b[p] = &b[p].as_chunks().0[..whole];
-    }
-    let mut sums = [[[T::splat(simd, T::zero()); V]; P]; R];
-    for i in 0..whole {
-        for u in 0..UNROLL {
-            for r in 0..R {
-                let x = T::splat(simd, pieces_a[r][i][u]);
-                for p in 0..P {
-                    for v in 0..V {
-                        sums[r][p][v] = T::mul_add(simd, x, pieces_b[p][i][u][v], sums[r][p][v]);
-                    }
-                }
-            }
-        }
-    }
-    for i in whole * UNROLL..depth {
-        for r in 0..R {
-            let x = T::splat(simd, a[r][i]);
-            for p in 0..P {
-                for v in 0..V {
-                    sums[r][p][v] = T::mul_add(simd, x, b[p][i][v], sums[r][p][v]);
-                }
-            }
-        }
-    }
-    // Sums stay in registers only if every loop over them is unrolled. So there is a short loop for each of the cases.
-    if out.row(row, column).len() < P * columns::<S, T>(V) {
-        for r in 0..R {
-            let mut values = [[T::zero(); PANEL]; P];
-            for p in 0..P {
-                let vectors = T::vectors_mut::<S>(&mut values[p]);
-                let count = V.min(vectors.len());
-                vectors[..count].copy_from_slice(&sums[r][p][..count]);
-            }
-            store_some(values.as_flattened(), start, out.row(row + r, column));
-        }
-        return;
-    }
-    match start {
-        Start::Zero => {
-            for r in 0..R {
-                let out = &mut T::vectors_mut::<S>(&mut out.row(row + r, column)[..P * columns::<S, T>(V)])
-                    [..P * V];
-                for p in 0..P {
-                    for v in 0..V {
-                        out[p * V + v] = sums[r][p][v];
-                    }
-                }
-            }
-        }
-        Start::Bias(bias) => {
-            let bias = &T::vectors::<S>(&bias[..P * columns::<S, T>(V)])[..P * V];
-            for r in 0..R {
-                let out = &mut T::vectors_mut::<S>(&mut out.row(row + r, column)[..P * columns::<S, T>(V)])
-                    [..P * V];
-                for p in 0..P {
-                    for v in 0..V {
-                        out[p * V + v] = T::add_each(simd, bias[p * V + v], sums[r][p][v]);
-                    }
-                }
-            }
-        }
-        Start::Add => {
-            for r in 0..R {
-                let out = &mut T::vectors_mut::<S>(&mut out.row(row + r, column)[..P * columns::<S, T>(V)])
-                    [..P * V];
-                for p in 0..P {
-                    for v in 0..V {
-                        out[p * V + v] = T::add_each(simd, out[p * V + v], sums[r][p][v]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Stores as many sums of a row as `out` has room for.
-#[inline(never)]
-fn store_some<T: Real>(sums: &[T], start: Start<'_, T>, out: &mut [T]) {
-    for (i, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
-        *out = match start {
-            Start::Zero => sum,
-            Start::Bias(bias) => bias[i] + sum,
-            Start::Add => *out + sum,
-        };
+        &mut self.0[i][column..]
     }
 }
 
@@ -607,11 +348,10 @@ mod tests {
         for arch in arches() {
             let out = written(rows * outputs, |out| {
                 for task in tasks(out, outputs) {
-                    let (at, out) = task.begin();
-                    arch.dispatch(Part { at, out, product: Product { left: &matrix, right: &panels, bias } });
+                    arch.dispatch(Part { task, product: Product { left: &matrix, right: &panels, bias } });
                 }
             });
-            found.push(out.into_iter().map(Real::wide).collect());
+            found.push(out.iter().map(|x| x.wide()).collect());
         }
         let mut expected = Vec::new();
         for row in 0..rows {
@@ -675,9 +415,7 @@ mod tests {
         let left: Vec<f32> = values(rows * depth, 5).into_iter().map(|x| x as f32).collect();
         let matrix = Matrix { elements: &left, width: depth };
         let narrow = product(rows, &matrix, &Panels::pack(&weights, outputs, depth, |k| k), None).unwrap();
-        assert_eq!(
-            narrow,
-            product(rows, &matrix, &Panels::pack(&wide, outputs, depth, |k| k), None).unwrap()
-        );
+        let expected = product(rows, &matrix, &Panels::pack(&wide, outputs, depth, |k| k), None).unwrap();
+        assert_eq!(*narrow, *expected);
     }
 }

@@ -4,6 +4,7 @@
 //! composition out of candle's operations.
 
 pub(crate) mod activation;
+pub(crate) mod aligned;
 pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod linear;
@@ -14,6 +15,7 @@ pub(crate) mod panels;
 mod real;
 pub(crate) mod shape;
 mod sum;
+mod tile;
 mod vector;
 mod winograd;
 
@@ -21,6 +23,8 @@ use candle_core::{DType, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::error::{CandleError, Result};
+use aligned::Aligned;
+use memory::Unwritten;
 pub(crate) use real::Real;
 pub(crate) use sum::moments;
 pub(crate) use vector::Vectored;
@@ -79,49 +83,45 @@ pub(crate) fn with_slice<T: Real, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> R
 
 /// What is done to each row of a result.
 pub(crate) trait RowKernel<T>: Sync {
-    /// Fills row `i`.
+    /// Writes row `i`.
     ///
     /// What a row is computed from must not depend on the rows beside it, so that the split among threads cannot be seen in the
     /// result. Implementations that compute are `#[inline(always)]`: only within [`some_rows`] do they get the
     /// processor's vectors.
-    fn row<S: Simd>(&self, simd: S, i: usize, out: &mut [T]);
-}
-
-/// Closures will do where elements are only moved.
-impl<T, F: Fn(usize, &mut [T]) + Sync> RowKernel<T> for F {
-    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
-        self(i, out);
-    }
+    fn row<'a, S: Simd>(&self, simd: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T];
 }
 
 /// Makes `count` elements in rows of `width` (the last may be shorter), in parallel where it pays.
-pub(crate) fn filled<T: Real>(count: usize, width: usize, kernel: &impl RowKernel<T>) -> Vec<T> {
+pub(crate) fn filled<T: Real>(count: usize, width: usize, kernel: &impl RowKernel<T>) -> Aligned<T> {
     let width = width.max(1);
     let rows = GRAIN.div_ceil(width);
     memory::made(count, rows * width, |i, out| some_rows(out, width, i * rows, kernel))
 }
 
-/// Fills rows, the first being number `first`, with the vectors that the processor has.
-fn some_rows<T>(out: &mut [T], width: usize, first: usize, kernel: &impl RowKernel<T>) {
-    struct Some<'a, T, K> {
-        out: &'a mut [T],
+/// Writes rows, the first being number `first`, with the vectors that the processor has.
+fn some_rows<'a, T: Real>(
+    out: Unwritten<'a, T>,
+    width: usize,
+    first: usize,
+    kernel: &impl RowKernel<T>,
+) -> &'a mut [T] {
+    struct Some<'a, 'b, T, K> {
+        out: Unwritten<'a, T>,
         width: usize,
         first: usize,
-        kernel: &'a K,
+        kernel: &'b K,
     }
 
-    impl<T, K: RowKernel<T>> WithSimd for Some<'_, T, K> {
-        type Output = ();
+    impl<'a, T: Real, K: RowKernel<T>> WithSimd for Some<'a, '_, T, K> {
+        type Output = &'a mut [T];
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            for (i, row) in self.out.chunks_mut(self.width).enumerate() {
-                self.kernel.row(simd, self.first + i, row);
-            }
+        fn with_simd<S: Simd>(self, simd: S) -> &'a mut [T] {
+            self.out.rows(self.width, |i, row| self.kernel.row(simd, self.first + i, row))
         }
     }
 
-    Arch::new().dispatch(Some { out, width, first, kernel });
+    Arch::new().dispatch(Some { out, width, first, kernel })
 }
 
 /// Makes the error for shapes that do not fit.

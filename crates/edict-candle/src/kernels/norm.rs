@@ -5,7 +5,8 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    Real, RowKernel, by_width, filled, image_dims, in_memory, in_wide, misfit, moments, widen, with_slice,
+    Aligned, Real, RowKernel, Unwritten, by_width, filled, image_dims, in_memory, in_wide, misfit, moments,
+    widen, with_slice,
 };
 use crate::error::Result;
 use crate::weights::Norm;
@@ -31,7 +32,7 @@ pub(crate) fn group_norm(image: &Tensor, norm: &Norm, groups: usize, eps: f64, s
                     with_slice(image, |x: &[T]| group_norm_cpu(x, height * width, groups, eps, [weight, bias], silu))
                 })
             })???;
-            Ok(Tensor::from_vec(out, image.shape(), image.device())?)
+            out.into_tensor(image.shape())
         }))
     })
 }
@@ -46,10 +47,10 @@ fn group_norm_cpu<T: Real>(
     eps: f64,
     [weight, bias]: [&[T]; 2],
     silu: bool,
-) -> Vec<T> {
+) -> Aligned<T> {
     let channels = weight.len();
     if x.is_empty() {
-        return Vec::new();
+        return Aligned::default();
     }
     let items: Vec<_> =
         x.chunks(plane * channels).map(|x| Affine::of(x, groups, eps, [weight, bias])).collect();
@@ -70,14 +71,16 @@ struct Normalise<'a, T, const SILU: bool> {
 
 impl<T: Real, const SILU: bool> RowKernel<T> for Normalise<'_, T, SILU> {
     #[inline(always)]
-    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
+    fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
+        let width = out.len();
         let Affine { mean, factor, shift } = &self.items[i / self.plane];
-        let x = &self.x[i * out.len()..];
-        let parameters = mean.iter().zip(factor).zip(shift);
-        for ((out, &x), ((&mean, &factor), &shift)) in out.iter_mut().zip(x).zip(parameters) {
-            let y = (x - mean).fused::<S>(factor, shift);
-            *out = if SILU { y.silu::<S>() } else { y };
-        }
+        // One by one: lengths that went through an array would be tested at every element.
+        let (mean, factor, shift) = (&mean[..width], &factor[..width], &shift[..width]);
+        let x = &self.x[i * width..][..width];
+        out.each(|j| {
+            let y = (x[j] - mean[j]).fused::<S>(factor[j], shift[j]);
+            if SILU { y.silu::<S>() } else { y }
+        })
     }
 }
 
@@ -171,7 +174,7 @@ pub(crate) fn layer_norm(x: &Tensor, norm: &Norm, eps: f64) -> Result<Tensor> {
                     with_slice(x, |x: &[T]| filled(x.len(), channels, &NormaliseRow { x, weight, bias, eps }))
                 })
             })???;
-            Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+            out.into_tensor(x.shape())
         })
     })
 }
@@ -186,17 +189,16 @@ struct NormaliseRow<'a, T> {
 
 impl<T: Real> RowKernel<T> for NormaliseRow<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, i: usize, out: &mut [T]) {
+    fn row<'a, S: Simd>(&self, simd: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
         let width = out.len();
         let x = &self.x[i * width..][..width];
+        let (weight, bias) = (&self.weight[..width], &self.bias[..width]);
         let [mean, variance] = moments(simd, x);
         let factor = (variance + self.eps).sqrt().recip();
         // As in [`Affine`].
         let rounded = T::of(mean);
         let (factor, shift) = (T::of(factor), T::of((rounded.wide() - mean) * factor));
-        for ((out, &x), (&weight, &bias)) in out.iter_mut().zip(x).zip(self.weight.iter().zip(self.bias)) {
-            *out = (x - rounded).fused::<S>(factor, shift).fused::<S>(weight, bias);
-        }
+        out.each(|j| (x[j] - rounded).fused::<S>(factor, shift).fused::<S>(weight[j], bias[j]))
     }
 }
 

@@ -1,14 +1,15 @@
 //! Weights, packed for matrix products.
 
 use std::fmt;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::Real;
+use super::aligned::Aligned;
+use super::memory::made;
 use crate::error::{CandleError, Result};
 
 /// Columns of a panel: 64 bytes of `f32`.
@@ -71,14 +72,16 @@ impl Panels {
         depth: usize,
         source: impl Fn(usize) -> usize + Sync,
     ) -> Self {
-        let mut packed = Aligned::zeros(outputs.div_ceil(PANEL) * depth * PANEL);
-        packed.as_mut().par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(|(panel, packed)| {
+        let panel = depth * PANEL;
+        let packed = made(outputs.div_ceil(PANEL) * panel, panel.max(1), |panel, packed| {
+            let packed = packed.zeroed();
             for (k, row) in packed.chunks_mut(PANEL).enumerate() {
                 let outputs = panel * PANEL..outputs.min((panel + 1) * PANEL);
                 for (to, output) in row.iter_mut().zip(outputs) {
                     *to = weights[output * depth + source(k)];
                 }
             }
+            packed
         });
         Self { outputs, depth, stored: T::store(packed) }
     }
@@ -121,46 +124,4 @@ where
     scratch.resize(halves.len(), 0.0);
     halves.convert_to_f32_slice(scratch);
     scratch
-}
-
-/// Elements that begin at a multiple of 64 bytes, so that no vector lies across two lines of the cache.
-pub(crate) struct Aligned<T> {
-    elements: Vec<T>,
-    start: usize,
-    length: usize,
-}
-
-impl<T> Default for Aligned<T> {
-    fn default() -> Self {
-        Self { elements: Vec::new(), start: 0, length: 0 }
-    }
-}
-
-impl<T: WithDType> Aligned<T> {
-    pub(crate) fn zeros(length: usize) -> Self {
-        let spare = 64 / size_of::<T>();
-        let elements = vec![T::zero(); length + spare];
-        // Where the offset cannot be told, any will do.
-        let start = elements.as_ptr().align_offset(64).min(spare);
-        Self { elements, start, length }
-    }
-
-    /// Makes room for `length` elements at least; what they are then is not said.
-    pub(crate) fn grow(&mut self, length: usize) {
-        if self.length < length {
-            *self = Self::zeros(length);
-        }
-    }
-
-    pub(crate) fn as_mut(&mut self) -> &mut [T] {
-        &mut self.elements[self.start..][..self.length]
-    }
-}
-
-impl<T> Deref for Aligned<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        &self.elements[self.start..][..self.length]
-    }
 }

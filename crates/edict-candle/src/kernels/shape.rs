@@ -5,8 +5,8 @@ use ndarray::ArrayView2;
 use pulp::Simd;
 
 use super::{
-    Real, RowKernel, by_width, filled, image_dims, in_memory, in_wide, misfit, pixels, pixels_to_image,
-    token_dims, widen, with_slice,
+    Real, RowKernel, Unwritten, by_width, filled, image_dims, in_memory, in_wide, misfit, pixels,
+    pixels_to_image, token_dims, widen, with_slice,
 };
 use crate::error::{CandleError, Result};
 
@@ -27,17 +27,31 @@ pub(crate) fn upsample_to(image: &Tensor, height: usize, width: usize) -> Result
     in_wide(image, |image| {
         by_width!("upsample_to", image, T => {
             let out = with_slice(&pixels(image)?, |image: &[T]| {
-                filled(batch * height * width * channels, width * channels, &|i: usize, out: &mut [T]| {
-                    let (item, y) = (i / height, i % height * rows / height);
-                    let row = &image[(item * rows + y) * columns * channels..][..columns * channels];
-                    for (x, out) in out.chunks_mut(channels.max(1)).enumerate() {
-                        out.copy_from_slice(&row[x * columns / width * channels..][..channels]);
-                    }
-                })
+                let from = [rows, columns, channels];
+                filled(batch * height * width * channels, width * channels, &Repeat { image, from, to: [height, width] })
             })?;
-            pixels_to_image(&Tensor::from_vec(out, (batch, height, width, channels), image.device())?)
+            pixels_to_image(&out.into_tensor((batch, height, width, channels))?)
         })
     })
+}
+
+/// Repeats pixels, line by line.
+struct Repeat<'a, T> {
+    image: &'a [T],
+    /// Height, width and channels of the image.
+    from: [usize; 3],
+    /// Height and width of the result.
+    to: [usize; 2],
+}
+
+impl<T: Real> RowKernel<T> for Repeat<'_, T> {
+    #[inline(always)]
+    fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
+        let ([rows, columns, channels], [height, width]) = (self.from, self.to);
+        let (item, y) = (i / height, i % height * rows / height);
+        let row = &self.image[(item * rows + y) * columns * channels..][..columns * channels];
+        out.rows(channels, |x, out| out.copied(&row[x * columns / width * channels..][..channels]))
+    }
 }
 
 /// Joins images along their channels.
@@ -59,14 +73,10 @@ pub(crate) fn concat_channels(first: &Tensor, second: &Tensor) -> Result<Tensor>
             let width = a[1] + b[1];
             let out = with_slice(&pixels(first)?, |first: &[T]| {
                 with_slice(&second, |second: &[T]| {
-                    filled(first.len() + second.len(), width, &|i: usize, out: &mut [T]| {
-                        let (left, right) = out.split_at_mut(a[1]);
-                        left.copy_from_slice(&first[i * a[1]..][..a[1]]);
-                        right.copy_from_slice(&second[i * b[1]..][..b[1]]);
-                    })
+                    filled(first.len() + second.len(), width, &Join { images: [first, second], channels: [a[1], b[1]] })
                 })
             })??;
-            pixels_to_image(&Tensor::from_vec(out, (a[0], a[2], a[3], width), first.device())?)
+            pixels_to_image(&out.into_tensor((a[0], a[2], a[3], width))?)
         })
     })
 }
@@ -91,9 +101,23 @@ pub(crate) fn add_channel_bias(image: &Tensor, bias: &Tensor) -> Result<Tensor> 
                     filled(image.len(), channels, &AddBias { image, bias, plane: height * width })
                 })
             })??;
-            Ok(Tensor::from_vec(out, image.shape(), image.device())?)
+            out.into_tensor(image.shape())
         }))
     })
+}
+
+/// Joins the channels of pixels.
+struct Join<'a, T> {
+    images: [&'a [T]; 2],
+    channels: [usize; 2],
+}
+
+impl<T: Real> RowKernel<T> for Join<'_, T> {
+    #[inline(always)]
+    fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
+        let [first, second] = [0, 1].map(|k| &self.images[k][i * self.channels[k]..][..self.channels[k]]);
+        out.joined(first, second)
+    }
 }
 
 struct AddBias<'a, T> {
@@ -105,11 +129,11 @@ struct AddBias<'a, T> {
 
 impl<T: Real> RowKernel<T> for AddBias<'_, T> {
     #[inline(always)]
-    fn row<S: Simd>(&self, _: S, i: usize, out: &mut [T]) {
-        let (image, bias) = (&self.image[i * out.len()..], &self.bias[i / self.plane * out.len()..]);
-        for ((out, &x), &bias) in out.iter_mut().zip(image).zip(bias) {
-            *out = x + bias;
-        }
+    fn row<'a, S: Simd>(&self, _: S, i: usize, out: Unwritten<'a, T>) -> &'a mut [T] {
+        let width = out.len();
+        let (image, bias) =
+            (&self.image[i * width..][..width], &self.bias[i / self.plane * width..][..width]);
+        out.each(|j| image[j] + bias[j])
     }
 }
 

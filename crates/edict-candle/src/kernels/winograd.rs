@@ -15,10 +15,12 @@ use std::sync::Mutex;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::aligned::Aligned;
 use super::conv::Windows;
-use super::matmul::{ABREAST, MatrixMut, Start, Task, divide, multiply};
+use super::matmul::{Task, divide};
 use super::memory::written;
-use super::panels::{Aligned, PANEL, Panels};
+use super::panels::{PANEL, Panels};
+use super::tile::{ABREAST, MatrixMut, Start, multiply};
 use crate::error::Result;
 
 /// A point; of the sixteenths, this and [`B`] round least. Every coefficient of inputs and outputs is an exact f32.
@@ -68,7 +70,7 @@ pub(super) trait Convolve: Sized {
         windows: &Windows<'_, Self>,
         panels: &Panels,
         bias: Option<&[Self]>,
-    ) -> Option<Result<Vec<Self>>>;
+    ) -> Option<Result<Aligned<Self>>>;
 }
 
 impl Convolve for f32 {
@@ -76,14 +78,14 @@ impl Convolve for f32 {
         windows: &Windows<'_, Self>,
         panels: &Panels,
         bias: Option<&[Self]>,
-    ) -> Option<Result<Vec<Self>>> {
+    ) -> Option<Result<Aligned<Self>>> {
         pays(windows, panels.outputs()).then(|| convolve(Arch::new(), windows, panels, bias))
     }
 }
 
 impl Convolve for f64 {
     /// Never: who computes in f64 wants its accuracy.
-    fn convolve(_: &Windows<'_, Self>, _: &Panels, _: Option<&[Self]>) -> Option<Result<Vec<Self>>> {
+    fn convolve(_: &Windows<'_, Self>, _: &Panels, _: Option<&[Self]>) -> Option<Result<Aligned<Self>>> {
         None
     }
 }
@@ -93,7 +95,7 @@ fn convolve(
     windows: &Windows<'_, f32>,
     panels: &Panels,
     bias: Option<&[f32]>,
-) -> Result<Vec<f32>> {
+) -> Result<Aligned<f32>> {
     panels.check::<f32>()?;
     let [height, width] = windows.out;
     let [down, across] = windows.out.map(|pixels| pixels.div_ceil(TILE));
@@ -149,10 +151,9 @@ impl WithSimd for Part<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { task, rows, across, windows, panels, bias, buffers } = self;
-        let ([first_row, first_column], mut out) = task.begin();
+        let Self { mut task, rows, across, windows, panels, bias, buffers } = self;
+        let (first_row, first_column, width) = (task.first_row, task.first_column, task.width());
         let Buffers { inputs, weights, sums, scratch } = buffers;
-        let Some(width) = out.first().map(|pixel| pixel.len()) else { return };
         let tiles: Vec<[usize; 3]> = (rows.iter())
             .flat_map(|&[item, row]| (0..across).map(move |column| [item, row * TILE, column * TILE]))
             .collect();
@@ -192,6 +193,7 @@ impl WithSimd for Part<'_, '_> {
                     multiply(simd, &left, &all[..outputs / PANEL], start, 0, out);
                 }
             }
+            let mut out = task.take(outputs);
             for (i, &[item, top, left]) in tiles.iter().enumerate() {
                 let [height, width] = windows.out;
                 let at = |y: usize, x: usize| {
@@ -207,7 +209,7 @@ impl WithSimd for Part<'_, '_> {
                     bias,
                     |y, x, j, values| {
                         if let Some(pixel) = at(y, x) {
-                            S::as_mut_simd_f32s(&mut out[pixel][column..]).0[j] = values;
+                            S::as_mut_simd_f32s(out[pixel]).0[j] = values;
                         }
                     },
                 );
@@ -411,7 +413,7 @@ mod tests {
         let windows = Windows::new(&image, size, shape, 3, geometry);
         let panels = Panels::pack(&weights, outputs, 9 * channels, |k| k);
         let rows = batch * out[0] * out[1];
-        let mut found: Vec<Vec<f32>> = (arches().into_iter())
+        let mut found: Vec<Aligned<f32>> = (arches().into_iter())
             .map(|arch| convolve(arch, &windows, &panels, Some(&bias)).unwrap())
             .collect();
         found.push(product(rows, &windows, &panels, Some(&bias)).unwrap());
@@ -421,7 +423,7 @@ mod tests {
         let panels = Panels::pack(&weights, outputs, 9 * channels, |k| k);
         let exact = product(rows, &windows, &panels, Some(&bias)).unwrap();
         let each = found.iter().map(|found| {
-            let errors = found.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b).abs());
+            let errors = found.iter().zip(exact.iter()).map(|(a, b)| (f64::from(*a) - b).abs());
             let square = errors.clone().map(|e| e * e).sum::<f64>() / exact.len() as f64;
             // A NaN would be lost in the largest, and is not in the sum.
             [square.sqrt(), if square.is_nan() { square } else { errors.fold(0.0, f64::max) }]
