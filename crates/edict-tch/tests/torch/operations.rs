@@ -63,6 +63,25 @@ fn maps_the_last_axis_of_any_rank() {
 }
 
 #[test]
+fn maps_and_gates_in_one() {
+    // Halves of whole panels and not; more columns than are computed at once.
+    for (shape, outputs) in
+        [([2, 13, 40], 64), ([1, 7, 33], 96), ([1, 5, 12], 6), ([1, 401, 8], 352), ([3, 1, 1], 32)]
+    {
+        let (x, weight, bias) = (values(&shape, 1), values(&[outputs, shape[2]], 2), values(&[outputs], 3));
+        for bias in [Some(&bias), None] {
+            let both = oracle::linear(&x, &weight, bias);
+            let [u, g] = [Slice::from(..outputs / 2), Slice::from(outputs / 2..)]
+                .map(|half| both.slice_axis(Axis(2), half).to_owned());
+            check(&format!("linear_geglu {shape:?}"), shape[2] + 1, &(u * g.mapv(oracle::gelu)), |backend| {
+                let linear = backend.load_linear(raw(&weight), bias.map(raw)).unwrap();
+                backend.download(&backend.linear_geglu(&up(backend, &x), &linear).unwrap()).unwrap()
+            });
+        }
+    }
+}
+
+#[test]
 fn normalises_groups_of_channels() {
     for (shape, groups) in [([2, 6, 3, 5], 3), ([1, 32, 7, 9], 32), ([2, 8, 1, 1], 2), ([1, 4, 33, 65], 1)] {
         let (image, weight, bias) = (values(&shape, 1), values(&shape[1..2], 2), values(&shape[1..2], 3));
