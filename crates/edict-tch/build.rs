@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         .std("c++17")
         // PyTorch's headers are not ours to warn about.
         .warnings(false)
+        // Multiplications and additions are rounded apart, whether or not a processor could do both at once.
+        .flag_if_supported("-ffp-contract=off")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")

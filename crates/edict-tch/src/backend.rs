@@ -180,6 +180,10 @@ impl Backend for TchBackend {
         self.run(|| activation::geglu(x))
     }
 
+    fn linear_geglu(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+        self.run(|| linear::linear_geglu(x, linear))
+    }
+
     fn gelu(&self, x: &Tensor) -> Result<Tensor> {
         self.run(|| activation::gelu(x))
     }

@@ -106,6 +106,13 @@ pub enum TchError {
     Torch(String),
 }
 
+impl TchError {
+    /// An error that PyTorch reports through the shim.
+    pub(crate) fn from_shim(reason: String) -> Self {
+        tch::TchError::Torch(reason).into()
+    }
+}
+
 impl From<tch::TchError> for TchError {
     fn from(error: tch::TchError) -> Self {
         let text = match error {

@@ -1,13 +1,48 @@
 //! The few lines of C++ behind `shim.cpp`: the only unsafe code of this crate.
 #![allow(unsafe_code, reason = "calls into C++; every function is total and lets no exception out")]
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
 
-// SAFETY: the signatures are those of shim.cpp, which is compiled with this crate. All three may be called at any time from any thread.
+use tch::Tensor;
+
+/// PyTorch's `at::Tensor`.
+type Handle = *const c_void;
+
+// SAFETY: the signatures are those of shim.cpp, which is compiled with this crate. All may be called at any time from any thread.
 unsafe extern "C" {
     safe fn edict_tch_set_exact(exact: c_int) -> *const c_char;
     safe fn edict_tch_load_cuda() -> *const c_char;
     fn edict_tch_count_gpus(count: *mut c_int) -> *const c_char;
+    fn edict_tch_pack_conv2d(
+        weight: Handle,
+        stride: i64,
+        padding: i64,
+        packed: *mut *mut c_void,
+    ) -> *const c_char;
+    fn edict_tch_conv2d(
+        image: Handle,
+        packed: Handle,
+        bias: Handle,
+        stride: i64,
+        padding: i64,
+        out: *mut *mut c_void,
+    ) -> *const c_char;
+    fn edict_tch_linear_geglu(
+        x: Handle,
+        weight: Handle,
+        bias: Handle,
+        out: *mut *mut c_void,
+    ) -> *const c_char;
+    fn edict_tch_group_norm(
+        image: Handle,
+        weight: Handle,
+        bias: Handle,
+        groups: i64,
+        eps: f64,
+        silu: c_int,
+        out: *mut *mut c_void,
+    ) -> *const c_char;
 }
 
 /// Switches PyTorch's deterministic algorithms on and whatever rounds more than the element type off, or the other way round.
@@ -26,6 +61,71 @@ pub(crate) fn count_gpus() -> Result<usize, String> {
     // SAFETY: the pointer is to an int of this frame, which the call writes and does not keep.
     answer(unsafe { edict_tch_count_gpus(&raw mut count) })?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Lays out a convolution's weight, an f32 tensor of the processor, as [`conv2d`] takes it; none where PyTorch was built without oneDNN.
+pub(crate) fn pack_conv2d(weight: &Tensor, stride: i64, padding: i64) -> Result<Option<Tensor>, String> {
+    // SAFETY: the handle is a tensor's that outlives the call.
+    tensor(|out| unsafe { edict_tch_pack_conv2d(handle(weight), stride, padding, out) })
+}
+
+/// Convolves an f32 image of the processor with a weight of [`pack_conv2d`], by the stride that it was packed for.
+pub(crate) fn conv2d(
+    image: &Tensor,
+    packed: &Tensor,
+    bias: Option<&Tensor>,
+    stride: i64,
+    padding: i64,
+) -> Result<Tensor, String> {
+    let bias = bias.map_or(ptr::null(), handle);
+    // SAFETY: the handles are those of tensors that outlive the call; no bias is null.
+    let out =
+        tensor(|out| unsafe { edict_tch_conv2d(handle(image), handle(packed), bias, stride, padding, out) })?;
+    out.ok_or_else(no_result)
+}
+
+/// Applies a linear map to the last axis of an f32 tensor of the processor and multiplies the first half of its outputs by gelu of the
+/// second; none where PyTorch was built without oneDNN.
+pub(crate) fn linear_geglu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Option<Tensor>, String> {
+    let bias = bias.map_or(ptr::null(), handle);
+    // SAFETY: the handles are those of tensors that outlive the call, of the shapes and types that the back end has checked; no bias is
+    // null.
+    tensor(|out| unsafe { edict_tch_linear_geglu(handle(x), handle(weight), bias, out) })
+}
+
+/// Normalises `groups` groups of the channels of an f32 image of the processor, by a norm in f32, and applies SiLU if `silu`.
+pub(crate) fn group_norm(
+    image: &Tensor,
+    [weight, bias]: [&Tensor; 2],
+    groups: i64,
+    eps: f64,
+    silu: bool,
+) -> Result<Tensor, String> {
+    let [image, weight, bias] = [image, weight, bias].map(handle);
+    // SAFETY: the handles are those of tensors that outlive the call, of the shapes and types that the back end has checked.
+    let out =
+        tensor(|out| unsafe { edict_tch_group_norm(image, weight, bias, groups, eps, silu.into(), out) })?;
+    out.ok_or_else(no_result)
+}
+
+fn no_result() -> String {
+    "no result".to_owned()
+}
+
+fn handle(tensor: &Tensor) -> Handle {
+    tensor.as_ptr().cast()
+}
+
+/// Takes over the tensor that a function of the shim makes, if it makes one.
+fn tensor(make: impl FnOnce(*mut *mut c_void) -> *const c_char) -> Result<Option<Tensor>, String> {
+    let mut out = ptr::null_mut();
+    answer(make(&raw mut out))?;
+    // SAFETY: what is not null is a tensor made by `new`, as tch deletes it, and nobody else's.
+    Ok((!out.is_null()).then(|| unsafe { Tensor::from_ptr(out.cast()) }))
 }
 
 /// Copies the message, if there is one.

@@ -4,7 +4,8 @@ use edict_stable_diffusion::{Conv2dGeometry, DType, RawTensor};
 use tch::{Device, Kind};
 
 use crate::error::{Result, TchError};
-use crate::kernels::misfit;
+use crate::kernels::{lie_by_pixels, misfit};
+use crate::shim;
 use crate::tensor::{Tensor, kind};
 
 /// A convolution's parameters.
@@ -16,6 +17,8 @@ pub struct Conv2d {
     pub(crate) kernel: usize,
     /// `[out, in, kernel, kernel]`.
     pub(crate) weight: Tensor,
+    /// Whether the weight lies in memory as oneDNN wants it.
+    pub(crate) packed: bool,
     /// `[out]`.
     pub(crate) bias: Option<Tensor>,
     pub(crate) geometry: Conv2dGeometry,
@@ -41,7 +44,23 @@ impl Conv2d {
                 ));
             }
         };
-        Ok(Self { outputs, inputs, kernel, weight, bias, geometry })
+        let mut conv = Self { outputs, inputs, kernel, weight, packed: false, bias, geometry };
+        let weight = conv.weight.tch();
+        if lie_by_pixels(&weight) {
+            let [stride, padding] =
+                [geometry.stride, conv.even_padding()].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+            if let Some(packed) = shim::pack_conv2d(&weight, stride, padding).map_err(TchError::from_shim)? {
+                conv.weight = Tensor::new(packed)?;
+                conv.packed = true;
+            }
+        }
+        Ok(conv)
+    }
+
+    /// Returns the padding where it is the same on both sides; else the image is padded beforehand, and this is 0.
+    pub(crate) fn even_padding(&self) -> usize {
+        let Conv2dGeometry { padding_before, padding_after, .. } = self.geometry;
+        if padding_before == padding_after { padding_before } else { 0 }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Convolutions.
 
 use super::{extents, image_dims, misfit, narrow, same_type, widen};
-use crate::error::Result;
+use crate::error::{Result, TchError};
+use crate::shim;
 use crate::tensor::Tensor;
 use crate::weights::Conv2d;
 
@@ -19,13 +20,17 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
     }
     same_type("conv2d", image, &[&conv.weight])?;
     let [stride, before, after] = extents([geometry.stride, geometry.padding_before, geometry.padding_after]);
-    let (mut wide, mut padding) = (widen(image)?, before);
+    let [padding] = extents([conv.even_padding()]);
+    let mut wide = widen(image)?;
     if before != after {
         // PyTorch's convolution pads alike on both sides.
         wide = wide.f_constant_pad_nd([before, after, before, after])?;
-        padding = 0;
     }
     let bias = conv.bias.as_ref().map(widen).transpose()?;
+    if conv.packed {
+        let out = shim::conv2d(&wide, &conv.weight.tch(), bias.as_ref(), stride, padding);
+        return narrow(out.map_err(TchError::from_shim)?, image.dtype());
+    }
     let weight = widen(&conv.weight)?;
     let out = wide.f_conv2d(&weight, bias, [stride, stride], [padding, padding], [1, 1], 1)?;
     narrow(out, image.dtype())

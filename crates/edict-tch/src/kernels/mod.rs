@@ -21,6 +21,15 @@ fn is_widened(x: &tch::Tensor, dtype: DType) -> bool {
     is_half(dtype) && x.device() == tch::Device::Cpu
 }
 
+/// Tells whether images of such elements, as operations compute with them, lie in memory pixel by pixel, each with its channels side by
+/// side: f32 on the processor.
+///
+/// oneDNN's convolutions are made for that layout, and tokens are images in it. In f64, which oneDNN does not have, and on GPUs images
+/// lie plane by plane.
+pub(crate) fn lie_by_pixels(x: &tch::Tensor) -> bool {
+    x.device() == tch::Device::Cpu && x.f_kind().is_ok_and(|kind| kind == tch::Kind::Float)
+}
+
 /// Returns a tensor of PyTorch's to compute with, in `f32` where [`is_widened`] says so.
 pub(crate) fn widen(x: &Tensor) -> Result<tch::Tensor> {
     let inner = x.tch();

@@ -1,7 +1,8 @@
 //! Group and layer norms.
 
-use super::{extents, image_dims, misfit, narrow, same_type, widen};
-use crate::error::Result;
+use super::{extents, image_dims, lie_by_pixels, misfit, narrow, same_type, widen};
+use crate::error::{Result, TchError};
+use crate::shim;
 use crate::tensor::Tensor;
 use crate::weights::Norm;
 
@@ -18,7 +19,12 @@ pub(crate) fn group_norm(image: &Tensor, norm: &Norm, groups: usize, eps: f64, s
     same_type("group_norm", image, &[&norm.weight])?;
     let [groups] = extents([groups]);
     let [weight, bias] = [widen(&norm.weight)?, widen(&norm.bias)?];
-    let mut out = widen(image)?.f_group_norm(groups, Some(weight), Some(bias), eps, true)?;
+    let wide = widen(image)?;
+    if lie_by_pixels(&wide) && wide.numel() > 0 {
+        let out = shim::group_norm(&wide, [&weight, &bias], groups, eps, silu);
+        return narrow(out.map_err(TchError::from_shim)?, image.dtype());
+    }
+    let mut out = wide.f_group_norm(groups, Some(weight), Some(bias), eps, true)?;
     if silu {
         // In place: nobody else has seen it yet.
         out = out.f_silu_()?;

@@ -3,7 +3,7 @@
 use ndarray::ArrayView2;
 use tch::Device;
 
-use super::{extents, image_dims, misfit, narrow, same_type, token_dims, widen};
+use super::{extents, image_dims, lie_by_pixels, misfit, narrow, same_type, token_dims, widen};
 use crate::error::{Result, TchError};
 use crate::tensor::Tensor;
 
@@ -72,9 +72,11 @@ pub(crate) fn tokens_to_image(tokens: &Tensor, height: usize, width: usize) -> R
             &[tokens.dims(), &[height, width]],
         ));
     }
+    let by_pixels = lie_by_pixels(&widen(tokens)?);
     let pixels = tokens.tch().f_reshape(extents([batch, height, width, channels]))?;
-    // Laid out plane by plane, as the convolution after it wants it.
-    Tensor::new(pixels.f_permute([0, 3, 1, 2])?.f_contiguous()?)
+    let image = pixels.f_permute([0, 3, 1, 2])?;
+    // As the convolution after it wants it: pixel by pixel already, or plane by plane.
+    Tensor::new(if by_pixels { image } else { image.f_contiguous()? })
 }
 
 /// Looks up rows of a table.

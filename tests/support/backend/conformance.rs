@@ -1,14 +1,11 @@
 //! The tiny models as predictors: what exact inversion needs of them, in every element type.
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../tests/support/golden.rs"]
-mod golden;
-
-use edict_candle::CandleBackend;
 use edict_stable_diffusion::{DType, ModelFolder, StableDiffusion};
 use edict_testkit::conformance::{Tolerances, check_predictor};
 use edict_testkit::normal;
-use golden::model;
+
+use super::Tested;
+use super::golden::model;
 
 /// A matrix product adds in an order that depends on its size, hence on the batch; a run asks in batches of one size only, so its
 /// exactness does not depend on this. What differs is a last bit here and there, in about forty layers in a row.
@@ -23,10 +20,10 @@ fn tolerances(dtype: DType) -> Tolerances {
     Tolerances { pair: layers, batch: layers }
 }
 
-fn conforms(name: &str) {
+fn conforms<T: Tested>(name: &str) {
     let folder = ModelFolder::open(model(name)).unwrap();
     for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
-        let model = StableDiffusion::load(&CandleBackend::cpu(dtype), &folder).unwrap();
+        let model = StableDiffusion::load(&T::cpu(dtype), &folder).unwrap();
         let [prompt, empty] = ["a photo of a cat", ""].map(|prompt| model.encode_prompt(prompt).unwrap());
         // Not square, so that no axis can stand for another.
         let latents = normal(&model.latent_shape(1, 48, 32), 7);
@@ -42,17 +39,14 @@ fn conforms(name: &str) {
     }
 }
 
-#[test]
-fn sd1_conforms_in_every_element_type() {
-    conforms("tiny-sd1");
+pub(crate) fn sd1_conforms_in_every_element_type<T: Tested>() {
+    conforms::<T>("tiny-sd1");
 }
 
-#[test]
-fn sd2_conforms_in_every_element_type() {
-    conforms("tiny-sd2");
+pub(crate) fn sd2_conforms_in_every_element_type<T: Tested>() {
+    conforms::<T>("tiny-sd2");
 }
 
-#[test]
-fn an_old_folder_conforms_in_every_element_type() {
-    conforms("tiny-legacy");
+pub(crate) fn an_old_folder_conforms_in_every_element_type<T: Tested>() {
+    conforms::<T>("tiny-legacy");
 }

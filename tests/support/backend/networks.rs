@@ -1,9 +1,10 @@
-//! Stable Diffusion on PyTorch against the Python oracle.
+//! Stable Diffusion against the Python oracle.
 
-use crate::golden::{Golden, RUNS, Run, image, model, relative_error};
 use edict_stable_diffusion::{DType, ModelFolder, TextEncoder, UNet, Vae};
-use edict_tch::TchBackend;
 use ndarray::{ArrayD, Axis, concatenate};
+
+use super::Tested;
+use super::golden::{Golden, RUNS, Run, image, model, relative_error};
 
 /// f64: independent implementations agree to about 1e-13. f32: roundoff of 6e-8 through some hundred layers. f16 and bf16,
 /// whose networks round every layer to 11 and 8 bits, about forty times in a row: a bound on the U-Net alone.
@@ -16,25 +17,24 @@ fn bound(dtype: DType) -> f64 {
     }
 }
 
-fn check(run: Run, name: &str, dtype: DType, found: &ArrayD<f64>, golden: &Golden) {
+pub(crate) fn check(run: Run, name: &str, dtype: DType, found: &ArrayD<f64>, golden: &Golden) {
     let error = relative_error(found, &golden.tensor(name));
     println!("{} {name} {dtype}: {error:.1e}", run.file);
     assert!(error <= bound(dtype), "{} {name} at {dtype}: {error:e} is above {:e}", run.file, bound(dtype));
 }
 
-fn each(dtypes: &[DType], test: impl Fn(&ModelFolder, &TchBackend, DType, Run, &Golden)) {
+fn each<T: Tested>(dtypes: &[DType], test: impl Fn(&ModelFolder, &T::Backend, DType, Run, &Golden)) {
     for run in RUNS {
         let folder = ModelFolder::open(model(run.model)).unwrap();
         let golden = Golden::open(run);
         for dtype in dtypes {
-            test(&folder, &TchBackend::cpu(*dtype).unwrap(), *dtype, run, &golden);
+            test(&folder, &T::cpu(*dtype), *dtype, run, &golden);
         }
     }
 }
 
-#[test]
-fn text_encoder_agrees_with_the_oracle() {
-    each(&[DType::F64, DType::F32], |folder, backend, dtype, run, golden| {
+pub(crate) fn text_encoder_agrees_with_the_oracle<T: Tested>() {
+    each::<T>(&[DType::F64, DType::F32], |folder, backend, dtype, run, golden| {
         let tokenizer = folder.tokenizer().unwrap();
         let encoder =
             TextEncoder::load(backend, folder.text_encoder_weights(), folder.text_encoder_config()).unwrap();
@@ -45,9 +45,8 @@ fn text_encoder_agrees_with_the_oracle() {
     });
 }
 
-#[test]
-fn unet_agrees_with_the_oracle() {
-    each(&[DType::F64, DType::F32, DType::F16, DType::BF16], |folder, backend, dtype, run, golden| {
+pub(crate) fn unet_agrees_with_the_oracle<T: Tested>() {
+    each::<T>(&[DType::F64, DType::F32, DType::F16, DType::BF16], |folder, backend, dtype, run, golden| {
         let unet = UNet::load(backend, folder.unet_weights(), folder.unet_config()).unwrap();
         let context = unet.context(golden.tensor("text_source").view()).unwrap();
         let latents = golden.tensor("image_latent");
@@ -61,10 +60,9 @@ fn unet_agrees_with_the_oracle() {
     });
 }
 
-#[test]
-fn autoencoder_agrees_with_the_oracle() {
+pub(crate) fn autoencoder_agrees_with_the_oracle<T: Tested>() {
     // At 16 bits `force_upcast` makes these f32 runs, with nothing lost on the way.
-    each(&[DType::F64, DType::F32, DType::F16, DType::BF16], |folder, backend, dtype, run, golden| {
+    each::<T>(&[DType::F64, DType::F32, DType::F16, DType::BF16], |folder, backend, dtype, run, golden| {
         let vae = Vae::load(backend, folder.vae_weights(), folder.vae_config()).unwrap();
         let runs_in = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         assert_eq!(vae.dtype(), runs_in);
@@ -73,9 +71,8 @@ fn autoencoder_agrees_with_the_oracle() {
     });
 }
 
-#[test]
-fn a_guided_pair_is_its_two_predictions() {
-    each(&[DType::F64, DType::F32], |folder, backend, dtype, run, golden| {
+pub(crate) fn a_guided_pair_is_its_two_predictions<T: Tested>() {
+    each::<T>(&[DType::F64, DType::F32], |folder, backend, dtype, run, golden| {
         let unet = UNet::load(backend, folder.unet_weights(), folder.unet_config()).unwrap();
         let latents = golden.tensor("image_latent");
         let prompts = [golden.tensor("text_source"), golden.tensor("text_negative")];
@@ -91,10 +88,9 @@ fn a_guided_pair_is_its_two_predictions() {
     });
 }
 
-/// PyTorch's attention answers 0 where a query is not a number; what goes past it carries it on.
-#[test]
-fn what_is_not_a_number_comes_out_of_the_network() {
-    each(&[DType::F64, DType::F32, DType::F16], |folder, backend, dtype, run, golden| {
+pub(crate) fn what_is_not_a_number_comes_out_of_the_network<T: Tested>() {
+    // Attention may answer 0 where a query is not a number; what goes past it carries it on.
+    each::<T>(&[DType::F64, DType::F32, DType::F16], |folder, backend, dtype, run, golden| {
         let unet = UNet::load(backend, folder.unet_weights(), folder.unet_config()).unwrap();
         let context = unet.context(golden.tensor("text_source").view()).unwrap();
         let mut latents = golden.tensor("image_latent");

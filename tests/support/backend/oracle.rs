@@ -1,11 +1,11 @@
 //! The operations again, as plain loops in f64, and what the tests share.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::borrow::Cow;
 
-use edict_candle::CandleBackend;
 use edict_stable_diffusion::{Conv2dGeometry, DType, RawTensor};
 use ndarray::{ArrayD, Dimension, IxDyn};
+
+use super::Tested;
 
 pub(crate) const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::F16, DType::BF16];
 
@@ -45,16 +45,16 @@ pub(crate) fn tolerance(dtype: DType, terms: usize) -> f64 {
 }
 
 /// Runs an operation in every element type and compares it with the expected result.
-pub(crate) fn check(
+pub(crate) fn check<T: Tested>(
     what: &str,
     terms: usize,
     expected: &ArrayD<f64>,
-    operation: impl Fn(&CandleBackend) -> ArrayD<f64>,
+    operation: impl Fn(&T::Backend) -> ArrayD<f64>,
 ) {
     let largest = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
     assert!(largest > 0.0, "{what}: nothing to compare");
     for dtype in DTYPES {
-        let found = operation(&CandleBackend::cpu(dtype));
+        let found = operation(&T::cpu(dtype));
         assert_eq!(found.shape(), expected.shape(), "{what}, {dtype}");
         let error = (&found - expected)
             .iter()
