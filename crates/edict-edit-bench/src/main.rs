@@ -87,7 +87,7 @@ pub(crate) struct Options {
     /// Writes what is printed, as Markdown
     #[arg(long)]
     table: Option<PathBuf>,
-    /// Draws preservation against success
+    /// Draws preservation against success, of the settings that are for edits of all attributes
     #[arg(long)]
     plot: Option<PathBuf>,
     /// Folder to write the pictures of every edit that is measured to: source, ideal edit, and what each method made
@@ -229,7 +229,9 @@ fn run(options: &Options) -> Result<(), Fault> {
         results::write(path, &text)?;
     }
     if let Some(path) = &options.plot {
-        results::write(path, &plot::svg(&runs)?)?;
+        // Only what was tried on edits of all attributes can be drawn into one picture.
+        let compared = runs::comparable(&runs, &runs::places(&runs));
+        results::write(path, &plot::svg(&compared)?)?;
     }
     Ok(())
 }
