@@ -163,20 +163,43 @@ fn exp_f32<S: Simd>(x: f32) -> f32 {
 
 /// Computes `2^x` of `x < 1` to within two units in the last place, or 0 where it is below `2^-125.5`: one factor of 2^n then is enough.
 ///
-/// The polynomial was fitted to `(2^x - 1) / x` on `|x| <= 1/2` for the smallest relative error of `2^x`, 2.0e-9.
+/// For many numbers side by side, which wait for nothing: term after term takes the fewest operations.
 #[inline(always)]
 fn exp2_below_one_f32<S: Simd>(x: f32) -> f32 {
+    let (r, power) = split_f32(x);
+    let p = r.fused::<S>(EXP2[5], EXP2[4]);
+    let p = p.fused::<S>(r, EXP2[3]);
+    let p = p.fused::<S>(r, EXP2[2]);
+    let p = p.fused::<S>(r, EXP2[1]);
+    let p = p.fused::<S>(r, EXP2[0]);
+    let y = p.fused::<S>(r, 1.0);
+    // This order of comparing leaves what is not a number as it is.
+    if x < -125.5 { 0.0 } else { y * power }
+}
+
+/// As [`exp2_below_one_f32`], in pairs of terms.
+#[inline(always)]
+fn exp2_in_pairs_f32<S: Simd>(x: f32) -> f32 {
+    let (r, power) = split_f32(x);
+    let r2 = r * r;
+    let p = r2.fused::<S>(EXP2[5], r.fused::<S>(EXP2[4], EXP2[3]));
+    let p = p.fused::<S>(r2, r.fused::<S>(EXP2[2], EXP2[1]));
+    let y = p.fused::<S>(r2, r.fused::<S>(EXP2[0], 1.0));
+    if x < -125.5 { 0.0 } else { y * power }
+}
+
+/// Polynomial fitted to `(2^x - 1) / x` on `|x| <= 1/2` for the smallest relative error of `2^x`, 2.0e-9; the lowest term first.
+const EXP2: [f32; 6] =
+    [std::f32::consts::LN_2, 0.240_226_48, 5.550_332_4e-2, 9.618_437e-3, 1.339_887_5e-3, 1.535_336_2e-4];
+
+/// Splits `x` into `r` and the power of two of an integer: `2^x` is `2^r` times that.
+#[inline(always)]
+fn split_f32(x: f32) -> (f32, f32) {
     let shifted = x + BIASED_SHIFT;
     // Exact, as both differ by less than a factor of two or the difference is x itself.
     let r = x - (shifted - BIASED_SHIFT);
-    let r2 = r * r;
-    let p = r2.fused::<S>(1.535_336_2e-4, r.fused::<S>(1.339_887_5e-3, 9.618_437e-3));
-    let p = p.fused::<S>(r2, r.fused::<S>(5.550_332_4e-2, 0.240_226_48));
-    let y = p.fused::<S>(r2, r.fused::<S>(std::f32::consts::LN_2, 1.0));
     // The other bits are shifted out.
-    let power = f32::from_bits(shifted.to_bits() << 23);
-    // This order of comparing leaves what is not a number as it is.
-    if x < -125.5 { 0.0 } else { y * power }
+    (r, f32::from_bits(shifted.to_bits() << 23))
 }
 
 /// Computes the standard normal distribution function to within three times f32's epsilon.
@@ -196,7 +219,7 @@ fn normal_f32<S: Simd>(x: f32) -> f32 {
     let high = pair(-4.553_236e-8, 1.436_847e-9).fused::<S>(a2, pair(-8.974_725e-6, 8.145_448e-7));
     let high = a4.fused::<S>(-1.959_157e-11, high);
     let q = high.fused::<S>(a4 * a4, middle.fused::<S>(a4, low));
-    let tail = exp2_below_one_f32::<S>(q);
+    let tail = exp2_in_pairs_f32::<S>(q);
     if x < 0.0 { tail } else { 1.0 - tail }
 }
 
