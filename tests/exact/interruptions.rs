@@ -298,6 +298,7 @@ fn resuming_refuses_flags_that_contradict_the_checkpoint() {
         ("--gamma 0.9", "--gamma"),
         ("--mixing-weight 0.5", "--mixing-weight"),
         ("--dtype f16", "--dtype"),
+        ("--weights bf16", "--weights"),
     ];
     let jobs: Vec<_> = jobs().into_iter().filter(|job| job.name.ends_with("--sampler edict")).collect();
     two_at_a_time(&jobs, |job| {

@@ -66,8 +66,11 @@ fn weights_in_half_precision_come_back_to_the_same_bits_and_are_kept_with_the_no
 #[test]
 fn weights_in_half_precision_are_for_networks_in_f32() {
     let desk = Desk::new();
-    let call = desk.invert("tiny-sd1", "inversion").args("--steps 2 --weights f16 --dtype bf16");
-    desk.refuses(call, 2, &["--weights f16", "networks in f32", "bf16 on cpu"]);
+    for (weights, dtype) in [("f16", "bf16"), ("f32", "f64")] {
+        let call = desk.invert("tiny-sd1", "inversion").args("--steps 2").with("--dtype", dtype);
+        let says = [&format!("--weights {weights}"), "networks in f32", &format!("{dtype} on cpu")];
+        desk.refuses(call.with("--weights", weights), 2, &says);
+    }
 }
 
 #[test]

@@ -383,12 +383,11 @@ pub(crate) enum WeightsName {
 }
 
 impl WeightsName {
-    /// The format, where it is another than that of networks in f32.
-    pub(crate) fn half(self) -> Option<DType> {
+    pub(crate) fn dtype(self) -> DType {
         match self {
-            Self::F32 => None,
-            Self::F16 => Some(DType::F16),
-            Self::Bf16 => Some(DType::BF16),
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
         }
     }
 }

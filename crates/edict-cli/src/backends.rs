@@ -51,11 +51,6 @@ impl Offered for CandleBackend {
             backend = backend.with_threads(threads)?;
         }
         if let Some(weights) = weights {
-            if device != DeviceSpec::Cpu || dtype != DType::F32 {
-                return Err(Failure::usage(format!(
-                    "`--weights {weights}` is for networks in f32 on the cpu, these are in {dtype} on {device}: leave one of the two out"
-                )));
-            }
             backend = backend.with_weights(weights)?;
         }
         Ok(backend)

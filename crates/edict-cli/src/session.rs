@@ -102,10 +102,17 @@ pub(crate) fn load<'a, B: Offered>(
     let most = if B::ANY_THREADS { available } else { MOST_THREADS };
     let kept = defaults.map(|origin| origin.threads.clamp(1, most));
     let threads = args.threads.map(usize::from).or(kept);
+    let may_be_narrower = dtype == DType::F32 && device == DeviceSpec::Cpu;
     let weights = match (args.weights, defaults) {
-        (Some(weights), _) => weights.half(),
-        // What was kept so was computed in f32 by candle; another precision or back end that is asked for has weights of its own.
-        (None, Some(origin)) if dtype == DType::F32 && origin.backend == B::NAME.name() => {
+        (Some(weights), _) if !may_be_narrower => {
+            return Err(Failure::usage(format!(
+                "`--weights {}` is for networks in f32 on the cpu, these are in {dtype} on {device}: leave one of the two out",
+                weights.dtype()
+            )));
+        }
+        (Some(weights), _) => Some(weights.dtype()).filter(|weights| *weights != dtype),
+        // Another precision, device or back end that is asked for has weights of its own.
+        (None, Some(origin)) if may_be_narrower && origin.backend == B::NAME.name() => {
             origin.weights.as_deref().map(parse_dtype).transpose()?
         }
         (None, _) => None,
@@ -334,7 +341,7 @@ pub(crate) fn check_same_machine(args: &ModelArgs, kept: &Origin) -> Result<(), 
     check_same("--dtype", args.dtype.map(|dtype| DType::from(dtype).name()), &kept.dtype)?;
     if let Some(weights) = args.weights {
         let kept = kept.weights.as_ref().unwrap_or(&kept.dtype);
-        check_same("--weights", Some(weights.half().unwrap_or(DType::F32).name()), kept)?;
+        check_same("--weights", Some(weights.dtype().name()), kept)?;
     }
     check_same("--device", args.device.map(|device| device.to_string()).as_deref(), &kept.device)?;
     check_same("--backend", args.backend.map(BackendName::name), &kept.backend)
