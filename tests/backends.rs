@@ -68,7 +68,7 @@ fn candle_and_pytorch_agree_on_every_component() {
     for name in MODELS {
         let folder = ModelFolder::open(model(name)).unwrap();
         for (dtype, bound) in BOUNDS {
-            let found = components(&TchBackend::cpu(dtype).unwrap(), &folder, 0.0);
+            let found = components(&TchBackend::cpu(dtype), &folder, 0.0);
             let expected = components(&CandleBackend::cpu(dtype), &folder, 0.0);
             let error = compare(name, dtype, &found, &expected);
             assert!(error <= bound, "{name} at {dtype}: {error:e} is above {bound:e}");
@@ -82,7 +82,7 @@ fn candle_and_pytorch_agree_on_every_component() {
 fn the_comparison_sees_a_small_difference() {
     let folder = ModelFolder::open(model("tiny-sd1")).unwrap();
     for (dtype, bound) in BOUNDS {
-        let found = components(&TchBackend::cpu(dtype).unwrap(), &folder, 10.0 * bound);
+        let found = components(&TchBackend::cpu(dtype), &folder, 10.0 * bound);
         let expected = components(&CandleBackend::cpu(dtype), &folder, 0.0);
         let error = compare("moved", dtype, &found, &expected);
         assert!(error > bound, "{dtype}: {error:e} is within {bound:e}");

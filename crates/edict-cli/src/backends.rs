@@ -73,7 +73,7 @@ impl Offered for edict_tch::TchBackend {
                 "`--weights {weights}` is for `--backend candle`: PyTorch multiplies in the precision that weights are kept in"
             )));
         }
-        let backend = Self::new(device.to_string().parse()?, dtype)?.with_fast_kernels(fast)?;
+        let backend = Self::new(device.to_string().parse()?, dtype)?.with_fast_kernels(fast);
         Ok(match threads {
             Some(threads) => backend.with_threads(threads)?,
             None => backend,

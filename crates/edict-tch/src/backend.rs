@@ -7,7 +7,7 @@ use tch::Device;
 use crate::device::DeviceSpec;
 use crate::error::{Result, TchError};
 use crate::kernels::{activation, attention, conv, linear, norm, shape};
-use crate::shim;
+use crate::settings::Settings;
 use crate::tensor::Tensor;
 use crate::weights::{self, Conv2d, Linear, Norm};
 
@@ -16,33 +16,27 @@ use crate::weights::{self, Conv2d, Linear, Norm};
 pub struct TchBackend {
     device: Device,
     dtype: DType,
-    /// Threads of an operation on the processor; none leaves the number to PyTorch.
-    threads: Option<i32>,
+    settings: Settings,
 }
 
 impl TchBackend {
     /// Computes on the processor, on as many threads as PyTorch finds fit.
-    ///
-    /// # Errors
-    /// [`TchError::Settings`] if PyTorch does not take the settings that exactness needs.
-    pub fn cpu(dtype: DType) -> Result<Self> {
-        Self::new(DeviceSpec::Cpu, dtype)
+    pub fn cpu(dtype: DType) -> Self {
+        Self { device: Device::Cpu, dtype, settings: Settings::exact() }
     }
 
     /// Computes on the named device.
     ///
     /// # Errors
     /// [`TchError::CudaNotLoaded`] if libtorch's CUDA libraries cannot be loaded, [`TchError::DeviceUnavailable`] if the machine
-    /// has no such GPU, [`TchError::Settings`] if PyTorch does not take the settings that exactness needs.
+    /// has no such GPU.
     pub fn new(device: DeviceSpec, dtype: DType) -> Result<Self> {
         // The device first: PyTorch finds out once and for all whether CUDA is there.
         let device = device.open()?;
-        Self { device, dtype, threads: None }.with_fast_kernels(false)
+        Ok(Self { device, dtype, settings: Settings::exact() })
     }
 
     /// Computes on `threads` threads (0: as many as the processor has).
-    ///
-    /// PyTorch has one number for the process: back ends with different numbers should not compute at the same time.
     ///
     /// # Errors
     /// [`TchError::Threads`] if PyTorch cannot count that far.
@@ -51,35 +45,28 @@ impl TchBackend {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        self.threads = Some(i32::try_from(wanted).map_err(|_| TchError::Threads { threads })?);
+        self.settings.threads = i32::try_from(wanted).map_err(|_| TchError::Threads { threads })?;
         Ok(self)
     }
 
     /// Lets PyTorch take its fastest kernels if `fast`: cuDNN's own search, TF32, sums in whatever order. A network may then answer
     /// one question in two ways, and exact inversion is not promised.
     ///
-    /// The setting is the process's: the last one made holds.
-    ///
-    /// # Errors
-    /// [`TchError::Settings`] if PyTorch refuses.
-    pub fn with_fast_kernels(self, fast: bool) -> Result<Self> {
-        shim::set_exact(!fast).map_err(|reason| TchError::Settings { reason })?;
-        Ok(self)
+    /// PyTorch has one such setting for the process: operations of fast and of other back ends wait for each other.
+    #[must_use]
+    pub fn with_fast_kernels(mut self, fast: bool) -> Self {
+        self.settings.exact = !fast;
+        self
     }
 
     /// Returns the number of threads that operations on the processor use.
     pub fn threads(&self) -> usize {
-        usize::try_from(self.threads.unwrap_or_else(tch::get_num_threads)).unwrap_or(1)
+        usize::try_from(self.settings.threads).unwrap_or(1)
     }
 
-    /// Runs an operation with this back end's threads, and without a record for gradients.
+    /// Runs an operation under this back end's settings, and without a record for gradients.
     fn run<T>(&self, operation: impl FnOnce() -> Result<T>) -> Result<T> {
-        // Every thread of the program has its own number in OpenMP, so that it is made sure of here.
-        if let Some(threads) = self.threads
-            && threads != tch::get_num_threads()
-        {
-            tch::set_num_threads(threads);
-        }
+        let _settings = self.settings.hold()?;
         let _without_gradients = tch::no_grad_guard();
         operation()
     }

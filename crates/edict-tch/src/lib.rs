@@ -12,8 +12,8 @@
 //!
 //! # Determinism and threads
 //! PyTorch's deterministic algorithms are switched on, cuDNN's search for the fastest kernel and TF32 off, so that equal arguments give
-//! equal bits. [`TchBackend::with_fast_kernels`] turns that round, and then exactness is not promised. These settings, like the number of
-//! threads, are PyTorch's own and hold for the whole process.
+//! equal bits. [`TchBackend::with_fast_kernels`] turns that round, and then exactness is not promised. PyTorch has these settings once
+//! for the process, and each back end has its own: operations of fast back ends and of others wait for each other.
 //!
 //! Results hold for one machine, one version of PyTorch and **one number of threads**: where a thread's share of an activation ends in the
 //! middle of a vector, PyTorch goes on with another `erf` and another `exp`, whose last bits differ.
@@ -26,7 +26,7 @@
 //! use edict_tch::TchBackend;
 //! use ndarray::arr1;
 //!
-//! let backend = TchBackend::cpu(DType::F64)?;
+//! let backend = TchBackend::cpu(DType::F64);
 //! let x = backend.upload(arr1(&[0.0, 1.0]).into_dyn().view())?;
 //! let y = backend.download(&backend.silu(&x)?)?;
 //! assert_eq!(y[[0]], 0.0);
@@ -39,6 +39,7 @@ mod backend;
 mod device;
 mod error;
 mod kernels;
+mod settings;
 mod shim;
 mod tensor;
 mod weights;

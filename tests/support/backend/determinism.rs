@@ -1,7 +1,5 @@
 //! Equal arguments give equal bits, from call to call and from thread to thread.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use edict_stable_diffusion::{AttentionOptions, Backend, Conv2dGeometry, DType};
 use ndarray::ArrayD;
 
@@ -96,14 +94,7 @@ pub(crate) fn assert_same_bits(first: &[ArrayD<f64>], second: &[ArrayD<f64>], wh
     }
 }
 
-/// A back end may have one number of threads for the process: tests that change it take turns.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static THREADS: Mutex<()> = Mutex::new(());
-    THREADS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn repeats_itself<T: Tested>(dtype: DType, run: impl Fn(&T::Backend) -> Vec<ArrayD<f64>> + Sync) {
-    let _alone = alone();
     for threads in [1, 2, 3] {
         let backend = T::with_threads(dtype, threads);
         let first = run(&backend);

@@ -18,11 +18,11 @@ impl Tested for Tch {
     const ATTENTION_KEEPS_NAN: bool = false;
 
     fn cpu(dtype: DType) -> TchBackend {
-        TchBackend::cpu(dtype).unwrap()
+        TchBackend::cpu(dtype)
     }
 
     fn with_threads(dtype: DType, threads: usize) -> TchBackend {
-        TchBackend::cpu(dtype).unwrap().with_threads(threads).unwrap()
+        TchBackend::cpu(dtype).with_threads(threads).unwrap()
     }
 
     fn threads(backend: &TchBackend) -> usize {
