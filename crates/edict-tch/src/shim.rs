@@ -16,6 +16,7 @@ unsafe extern "C" {
     fn edict_tch_count_gpus(count: *mut c_int) -> *const c_char;
     fn edict_tch_pack_conv2d(
         weight: Handle,
+        image: *const i64,
         stride: i64,
         padding: i64,
         packed: *mut *mut c_void,
@@ -63,10 +64,19 @@ pub(crate) fn count_gpus() -> Result<usize, String> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Lays out a convolution's weight, an f32 tensor of the processor, as [`conv2d`] takes it; none where PyTorch was built without oneDNN.
-pub(crate) fn pack_conv2d(weight: &Tensor, stride: i64, padding: i64) -> Result<Option<Tensor>, String> {
-    // SAFETY: the handle is a tensor's that outlives the call.
-    tensor(|out| unsafe { edict_tch_pack_conv2d(handle(weight), stride, padding, out) })
+/// Lays out a convolution's weight, an f32 tensor of the processor, as [`conv2d`] takes it, for images of this shape; none where PyTorch
+/// was built without oneDNN. The weight may have been laid out before.
+pub(crate) fn pack_conv2d(
+    weight: &Tensor,
+    image: &[i64],
+    stride: i64,
+    padding: i64,
+) -> Result<Option<Tensor>, String> {
+    if image.len() != 4 {
+        return Err(format!("an image has 4 extents, not {}", image.len()));
+    }
+    // SAFETY: the handle is a tensor's that outlives the call, and so do the image's 4 extents.
+    tensor(|out| unsafe { edict_tch_pack_conv2d(handle(weight), image.as_ptr(), stride, padding, out) })
 }
 
 /// Convolves an f32 image of the processor with a weight of [`pack_conv2d`], by the stride that it was packed for.

@@ -1,5 +1,7 @@
 //! Parameters: from the bytes of a file to tensors of the network's element type.
 
+use std::sync::{Mutex, PoisonError};
+
 use edict_stable_diffusion::{Conv2dGeometry, DType, RawTensor};
 use tch::{Device, Kind};
 
@@ -15,13 +17,27 @@ pub struct Conv2d {
     pub(crate) inputs: usize,
     /// Side of the window.
     pub(crate) kernel: usize,
-    /// `[out, in, kernel, kernel]`.
-    pub(crate) weight: Tensor,
-    /// Whether the weight lies in memory as oneDNN wants it.
-    pub(crate) packed: bool,
+    pub(crate) dtype: DType,
+    weight: Mutex<Laid>,
     /// `[out]`.
     pub(crate) bias: Option<Tensor>,
     pub(crate) geometry: Conv2dGeometry,
+}
+
+/// A convolution's weight, `[out, in, kernel, kernel]`, and how it lies in memory.
+#[derive(Debug)]
+struct Laid {
+    weight: Tensor,
+    /// The shape of images for which oneDNN wants it so; none is row-major order.
+    image: Option<Vec<i64>>,
+}
+
+/// A convolution's weight for images of one shape.
+pub(crate) enum ConvWeight {
+    /// In row-major order.
+    Plain(Tensor),
+    /// As [`shim::conv2d`] takes it.
+    Packed(tch::Tensor),
 }
 
 impl Conv2d {
@@ -44,17 +60,35 @@ impl Conv2d {
                 ));
             }
         };
-        let mut conv = Self { outputs, inputs, kernel, weight, packed: false, bias, geometry };
-        let weight = conv.weight.tch();
-        if lie_by_pixels(&weight) {
+        let dtype = weight.dtype();
+        let weight = Mutex::new(Laid { weight, image: None });
+        Ok(Self { outputs, inputs, kernel, dtype, weight, bias, geometry })
+    }
+
+    /// Returns the weight for images of this shape (after the padding that is uneven), laid out anew if the last ones had another.
+    ///
+    /// How oneDNN wants it depends on the image. Laid out for another it would be laid out anew in every call, which takes longer than
+    /// the convolution of a small image.
+    pub(crate) fn weight_for(&self, image: &tch::Tensor) -> Result<ConvWeight> {
+        let mut laid = self.weight.lock().unwrap_or_else(PoisonError::into_inner);
+        let shape = image.size();
+        if lie_by_pixels(image)
+            && self.dtype == DType::F32
+            && image.numel() > 0
+            && laid.image.as_ref() != Some(&shape)
+        {
             let [stride, padding] =
-                [geometry.stride, conv.even_padding()].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-            if let Some(packed) = shim::pack_conv2d(&weight, stride, padding).map_err(TchError::from_shim)? {
-                conv.weight = Tensor::new(packed)?;
-                conv.packed = true;
+                [self.geometry.stride, self.even_padding()].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+            let packed = shim::pack_conv2d(&laid.weight.tch(), &shape, stride, padding)
+                .map_err(TchError::from_shim)?;
+            if let Some(packed) = packed {
+                *laid = Laid { weight: Tensor::new(packed)?, image: Some(shape) };
             }
         }
-        Ok(conv)
+        Ok(match laid.image {
+            None => ConvWeight::Plain(laid.weight.clone()),
+            Some(_) => ConvWeight::Packed(laid.weight.tch()),
+        })
     }
 
     /// Returns the padding where it is the same on both sides; else the image is padded beforehand, and this is 0.

@@ -92,6 +92,7 @@ macro_rules! backend_tests {
             }
             operations {
                 convolves_with_every_window_stride_and_padding
+                convolves_images_of_one_shape_after_another
                 maps_the_last_axis_of_any_rank
                 maps_and_gates_in_one
                 normalises_groups_of_channels

@@ -41,6 +41,27 @@ pub(crate) fn convolves_with_every_window_stride_and_padding<T: Tested>() {
     }
 }
 
+/// What a back end prepares for images of one shape must not be taken for those of another.
+pub(crate) fn convolves_images_of_one_shape_after_another<T: Tested>() {
+    let (channels, outputs) = (160, 96);
+    for (kernel, stride) in [(3, 1), (3, 2), (1, 1)] {
+        let weight = values(&[outputs, channels, kernel, kernel], 2);
+        let geometry = Conv2dGeometry { stride, padding_before: kernel / 2, padding_after: kernel / 2 };
+        let images = [[1, 8, 8], [2, 8, 8], [1, 16, 40], [1, 8, 8]]
+            .map(|[batch, height, width]| values(&[batch, channels, height, width], 1));
+        let expected: Vec<f64> =
+            images.iter().flat_map(|image| oracle::conv2d(image, &weight, None, geometry)).collect();
+        let expected = ArrayD::from_shape_vec(vec![expected.len()], expected).unwrap();
+        check::<T>(&format!("conv2d {geometry:?}"), channels * kernel * kernel, &expected, |backend| {
+            let conv = backend.load_conv2d(raw(&weight), None, geometry).unwrap();
+            let convolve =
+                |image| backend.download(&backend.conv2d(&up(backend, image), &conv).unwrap()).unwrap();
+            let found: Vec<f64> = images.iter().flat_map(convolve).collect();
+            ArrayD::from_shape_vec(vec![found.len()], found).unwrap()
+        });
+    }
+}
+
 pub(crate) fn maps_the_last_axis_of_any_rank<T: Tested>() {
     for shape in [&[5][..], &[1, 7], &[2, 13], &[2, 3, 40], &[1, 2, 3, 33], &[2, 77, 130]] {
         let inputs = *shape.last().unwrap();

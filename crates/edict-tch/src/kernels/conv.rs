@@ -1,10 +1,10 @@
 //! Convolutions.
 
-use super::{extents, image_dims, misfit, narrow, same_type, widen};
+use super::{extents, image_dims, misfit, narrow, widen};
 use crate::error::{Result, TchError};
 use crate::shim;
 use crate::tensor::Tensor;
-use crate::weights::Conv2d;
+use crate::weights::{Conv2d, ConvWeight};
 
 /// Convolves an image.
 pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
@@ -18,7 +18,13 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
             &[image.dims(), &[outputs, inputs, kernel, kernel]],
         ));
     }
-    same_type("conv2d", image, &[&conv.weight])?;
+    if image.dtype() != conv.dtype {
+        return Err(TchError::ElementType {
+            operation: "conv2d",
+            expected: image.dtype(),
+            found: conv.dtype,
+        });
+    }
     let [stride, before, after] = extents([geometry.stride, geometry.padding_before, geometry.padding_after]);
     let [padding] = extents([conv.even_padding()]);
     let mut wide = widen(image)?;
@@ -27,11 +33,14 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
         wide = wide.f_constant_pad_nd([before, after, before, after])?;
     }
     let bias = conv.bias.as_ref().map(widen).transpose()?;
-    if conv.packed {
-        let out = shim::conv2d(&wide, &conv.weight.tch(), bias.as_ref(), stride, padding);
-        return narrow(out.map_err(TchError::from_shim)?, image.dtype());
-    }
-    let weight = widen(&conv.weight)?;
-    let out = wide.f_conv2d(&weight, bias, [stride, stride], [padding, padding], [1, 1], 1)?;
+    let out = match conv.weight_for(&wide)? {
+        ConvWeight::Packed(weight) => {
+            shim::conv2d(&wide, &weight, bias.as_ref(), stride, padding).map_err(TchError::from_shim)?
+        }
+        ConvWeight::Plain(weight) => {
+            let weight = widen(&weight)?;
+            wide.f_conv2d(&weight, bias, [stride, stride], [padding, padding], [1, 1], 1)?
+        }
+    };
     narrow(out, image.dtype())
 }
