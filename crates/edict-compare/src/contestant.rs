@@ -28,6 +28,9 @@ impl Contestant {
 /// The name of whom ratios are formed to.
 pub(crate) const REFERENCE: &str = "community pipeline's";
 
+/// Others to whom an edit's time is put in ratio: the authors' program, with the networks in f32 and as published.
+pub(crate) const AUTHORS: [&str; 2] = ["authors' in f32", "authors'"];
+
 /// All of them.
 ///
 /// The community pipeline asks about both prompts in one call, in the network's precision; the authors' program in two calls, with
@@ -46,7 +49,7 @@ pub(crate) fn contestants() -> Vec<Contestant> {
         edict("tch", "tch", "edict"),
         edict("tch, O-BELM", "tch", "belm"),
         python(REFERENCE, "community", None),
-        python("authors' in f32", "authors", Some("f32")),
-        python("authors'", "authors", Some("f64")),
+        python(AUTHORS[0], "authors", Some("f32")),
+        python(AUTHORS[1], "authors", Some("f64")),
     ]
 }

@@ -24,7 +24,10 @@ pub(crate) fn describe() -> String {
     let date = said("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(|| "unknown date".to_owned());
     let commit =
         said("git", &["log", "-1", "--format=%h \"%s\""]).unwrap_or_else(|| "unknown commit".to_owned());
+    let changed = said("git", &["status", "--porcelain", "--untracked-files=no"])
+        .is_some_and(|changes| !changes.is_empty());
+    let changed = if changed { " with changes" } else { "" };
     let gpu = said("nvidia-smi", &["--query-gpu=name", "--format=csv,noheader"]);
     let gpu = gpu.map_or_else(String::new, |gpu| format!(", {gpu}"));
-    format!("{date}, {processor}, {cores} cores{memory}{gpu}, commit {commit}")
+    format!("{date}, {processor}, {cores} cores{memory}{gpu}, commit {commit}{changed}")
 }

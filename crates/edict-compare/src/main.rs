@@ -174,6 +174,8 @@ fn compare(options: &Options) -> Result<(), Fault> {
     }
     let mut field: Vec<Entrant> = all.into_iter().map(Entrant::new).collect();
     let mut left_out = Vec::new();
+    // Before the first results, which change what is in the repository.
+    let machine = machine::describe();
     for round in 0..=options.rounds {
         let mut staying = Vec::new();
         for mut entrant in field {
@@ -189,11 +191,16 @@ fn compare(options: &Options) -> Result<(), Fault> {
             }
         }
         field = staying;
+        if field.is_empty() {
+            return Err(left_out.join("; ").into());
+        }
+        if let Some(path) = options.write.as_ref().filter(|_| round > 0) {
+            // After each round: what is cut off leaves what there is.
+            let found = table::Comparison::new(&field, &left_out, round, options);
+            std::fs::write(path, found.page(&machine))?;
+        }
     }
-    if field.is_empty() {
-        return Err(left_out.join("; ").into());
-    }
-    let found = table::Comparison::new(&field, left_out, options);
+    let found = table::Comparison::new(&field, &left_out, options.rounds, options);
     if options.json {
         println!("{}", found.json());
     } else {
@@ -202,7 +209,6 @@ fn compare(options: &Options) -> Result<(), Fault> {
     // It may be gone already, and harms nobody.
     let _ = std::fs::remove_file(&picture);
     if let Some(path) = &options.write {
-        std::fs::write(path, found.page(&machine::describe()))?;
         eprintln!("wrote {}", path.display());
     }
     Ok(())

@@ -27,7 +27,15 @@ impl Process {
                 command
             }
             (Program::Python, Some(python)) => {
-                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/compare/peer.py");
+                // Where this program was built says nothing of where it runs.
+                let script = Path::new("benches/compare/peer.py");
+                if !script.exists() {
+                    return Err(format!(
+                        "{} is not here: run this in the repository's root",
+                        script.display()
+                    )
+                    .into());
+                }
                 let mut command = Command::new(python);
                 command.arg(script);
                 command
@@ -37,8 +45,10 @@ impl Process {
         let load = &options.load;
         command.arg("--model").arg(&load.model).args(["--device", &load.device]);
         command.args(["--dtype", one.dtype.unwrap_or(&load.dtype), "--threads", &load.threads.to_string()]);
-        // Threads that spin while they wait would slow whoever is timed by turns with this.
-        command.env("OMP_WAIT_POLICY", "passive");
+        if !options.fresh {
+            // Threads that spin while they wait would slow whoever is timed by turns with this.
+            command.env("OMP_WAIT_POLICY", "passive");
+        }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(format!("{} cannot be talked to", one.name).into());

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use crate::contestant::REFERENCE;
+use crate::contestant::{AUTHORS, REFERENCE};
 use crate::{Entrant, Options};
 
 /// Medians of a contestant, and of its ratios to the reference.
@@ -16,12 +16,17 @@ struct Row {
     edit: f64,
     call_ratio: Option<f64>,
     edit_ratio: Option<f64>,
-    /// Share of the sampling loop that is not in network calls.
+    /// Of an edit's time to those of [`AUTHORS`].
+    authors_ratios: [Option<f64>; 2],
+    /// Share of the sampling loop that is not in network calls, with what of a call is casts and copies to and from the device, as
+    /// far as that is known.
     overhead: f64,
     text: f64,
     encode: f64,
     decode: f64,
     peak: Option<f64>,
+    /// Of the peak to the weights and one forward pass of the reference.
+    memory_ratio: Option<f64>,
     round_trip: Value,
 }
 
@@ -30,6 +35,8 @@ pub(crate) struct Comparison<'a> {
     rows: Vec<Row>,
     /// Who could not take part, and why.
     left_out: Vec<String>,
+    /// Rounds that count.
+    rounds: usize,
     options: &'a Options,
 }
 
@@ -53,38 +60,41 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 impl<'a> Comparison<'a> {
     /// Takes what everyone answered, round by round; the first rounds warmed up.
-    pub(crate) fn new(field: &[Entrant], left_out: Vec<String>, options: &'a Options) -> Self {
-        let reference =
-            field.iter().find(|entrant| entrant.one.name == REFERENCE).map(|entrant| &entrant.answers);
-        let rows = field.iter().map(|entrant| row(entrant.one.name, &entrant.answers, reference)).collect();
-        Self { rows, left_out, options }
+    pub(crate) fn new(field: &[Entrant], left_out: &[String], rounds: usize, options: &'a Options) -> Self {
+        let answers = |name: &str| {
+            field.iter().find(|entrant| entrant.one.name == name).map(|entrant| &entrant.answers[..])
+        };
+        let others = Others { reference: answers(REFERENCE), authors: AUTHORS.map(answers) };
+        let rows = field.iter().map(|entrant| row(entrant.one.name, &entrant.answers, &others)).collect();
+        Self { rows, left_out: left_out.to_vec(), rounds, options }
     }
 
     /// The table for people.
     pub(crate) fn text(&self) -> String {
         let mut text = String::from(
-            "| | s/call | calls | s/edit | call, ratio | edit, ratio | beside the network | text | encode | decode | peak memory | \
-             round trip | bit-identical |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+            "| | s/call | calls | s/edit | call, ratio | edit, ratio | edit to authors' in f32 | edit to authors' | beside the network | \
+             text | encode | decode | peak memory | memory, ratio | round trip | bit-identical | deterministic |\n",
         );
+        text += "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
         for row in &self.rows {
             let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
             let error = row.round_trip["max_abs_error"].as_f64();
             let (equal, total) = (of(&row.round_trip, "equal"), of(&row.round_trip, "total"));
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "| {} | {:.4} | {} | {:.3} | {} | {} | {:.2}% | {:.3} s | {:.3} s | {:.3} s | {} | {} | {} |",
-                row.name,
-                row.call,
-                row.calls,
-                row.edit,
+            let cells = [
+                row.name.to_owned(),
+                format!("{:.4}", row.call),
+                row.calls.to_string(),
+                format!("{:.3}", row.edit),
                 ratio(row.call_ratio),
                 ratio(row.edit_ratio),
-                100.0 * row.overhead,
-                row.text,
-                row.encode,
-                row.decode,
+                ratio(row.authors_ratios[0]),
+                ratio(row.authors_ratios[1]),
+                format!("{:.2}%", 100.0 * row.overhead),
+                format!("{:.3} s", row.text),
+                format!("{:.3} s", row.encode),
+                format!("{:.3} s", row.decode),
                 row.peak.map_or("-".to_owned(), |bytes| format!("{:.0} MB", bytes / 1e6)),
+                ratio(row.memory_ratio),
                 error.map_or("not finite".to_owned(), |error| format!("{error:.1e}")),
                 // 100 only where all are equal.
                 if equal == total {
@@ -92,7 +102,10 @@ impl<'a> Comparison<'a> {
                 } else {
                     format!("{:.1}%", (1000.0 * equal / total).floor() / 10.0)
                 },
-            );
+                if row.round_trip["deterministic"] == true { "yes" } else { "no" }.to_owned(),
+            ];
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
         }
         for line in &self.left_out {
             let _ = writeln!(text, "\n{line}");
@@ -120,9 +133,11 @@ impl<'a> Comparison<'a> {
             .map(|row| {
                 let mut fields = json!({
                     "seconds_per_call": row.call, "network_calls": row.calls, "seconds_per_edit": row.edit,
-                    "call_ratio": row.call_ratio, "edit_ratio": row.edit_ratio, "overhead": row.overhead,
+                    "call_ratio": row.call_ratio, "edit_ratio": row.edit_ratio,
+                    "edit_ratio_to_authors_in_f32": row.authors_ratios[0], "edit_ratio_to_authors": row.authors_ratios[1],
+                    "overhead": row.overhead,
                     "text_seconds": row.text, "encode_seconds": row.encode, "decode_seconds": row.decode,
-                    "peak_bytes": row.peak, "round_trip": row.round_trip,
+                    "peak_bytes": row.peak, "memory_ratio": row.memory_ratio, "round_trip": row.round_trip,
                 });
                 if let Some(steps) = self.options.extrapolate {
                     fields["extrapolated"] =
@@ -135,22 +150,23 @@ impl<'a> Comparison<'a> {
     }
 
     fn settings(&self) -> Value {
-        let Options { load, size, steps, strength, guidance, rounds, .. } = self.options;
+        let Options { load, size, steps, strength, guidance, .. } = self.options;
         json!({
             "model": load.model, "device": load.device, "dtype": load.dtype, "threads": load.threads, "size": size,
-            "steps": steps, "strength": strength, "guidance": guidance, "rounds": rounds,
+            "steps": steps, "strength": strength, "guidance": guidance, "rounds": self.rounds,
         })
     }
 
     /// The table with all that belongs to it.
     pub(crate) fn page(&self, machine: &str) -> String {
-        let Options { load, size, steps, strength, guidance, rounds, .. } = self.options;
+        let Options { load, size, steps, strength, guidance, .. } = self.options;
+        let rounds = self.rounds;
         let name = load.model.file_name().unwrap_or_default().to_string_lossy();
         format!(
             "# One edit side by side: {name}\n\n{machine}.\n\n`cargo xtask compare`: {size}, {steps} steps at strength {strength}, guidance \
              {guidance}, networks in {} on {} with {} threads; medians of {rounds} rounds after one to warm up, everyone by turns; ratios \
-             to \"{REFERENCE}\", formed within a round. A call is one forward pass, of a batch of two (the authors' program: of one). What \
-             each is: [benches/compare](../compare/README.md).\n\n{}",
+             to \"{REFERENCE}\", formed within a round. A call is one forward pass, of a batch of two (the authors' program: of one). \
+             Memory is put in ratio to \"{REFERENCE}\" weights and one forward pass. What each is: [benches/compare](../compare/README.md).\n\n{}",
             load.dtype,
             load.device,
             load.threads,
@@ -159,26 +175,42 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn row(name: &'static str, answers: &[Value], reference: Option<&Vec<Value>>) -> Row {
+/// The answers of whom ratios are formed to.
+struct Others<'a> {
+    reference: Option<&'a [Value]>,
+    authors: [Option<&'a [Value]>; 2],
+}
+
+fn row(name: &'static str, answers: &[Value], others: &Others<'_>) -> Row {
     let timed = answers.get(1..).unwrap_or_default();
     let over = |work: &dyn Fn(&Value) -> f64| median(timed.iter().map(work).collect());
-    let ratio = |work: &dyn Fn(&Value) -> f64| {
-        let others = reference?.get(1..)?;
+    let ratio = |others: Option<&[Value]>, work: &dyn Fn(&Value) -> f64| {
+        let others = others?.get(1..)?;
         Some(median(timed.iter().zip(others).map(|(own, other)| work(own) / work(other)).collect()))
     };
+    let seconds = |answer: &Value| of(answer, "seconds");
+    let first = |answers: Option<&[Value]>, key: &str| answers?.first()?[key].as_f64();
+    // With the warm-up: a process keeps what it has once taken.
+    let peak = answers.iter().filter_map(|answer| answer["peak_bytes"].as_f64()).max_by(f64::total_cmp);
+    let memory = first(others.reference, "weights_bytes").zip(first(others.reference, "pass_bytes"));
+    let transfer = first(Some(answers), "transfer_seconds").unwrap_or(0.0);
     Row {
         name,
         call: over(&per_call),
         calls: over(&|answer| of(answer, "network_calls")),
-        edit: over(&|answer| of(answer, "seconds")),
-        call_ratio: ratio(&per_call),
-        edit_ratio: ratio(&|answer| of(answer, "seconds")),
-        overhead: over(&|answer| 1.0 - of(answer, "network_seconds") / of(answer, "loop_seconds")),
+        edit: over(&seconds),
+        call_ratio: ratio(others.reference, &per_call),
+        edit_ratio: ratio(others.reference, &seconds),
+        authors_ratios: others.authors.map(|authors| ratio(authors, &seconds)),
+        overhead: over(&|answer| {
+            let network = of(answer, "network_seconds") - transfer * of(answer, "network_calls");
+            1.0 - network / of(answer, "loop_seconds")
+        }),
         text: over(&|answer| of(answer, "text_seconds")),
         encode: over(&|answer| of(answer, "encode_seconds")),
         decode: over(&|answer| of(answer, "decode_seconds")),
-        // With the warm-up: a process keeps what it has once taken.
-        peak: answers.iter().filter_map(|answer| answer["peak_bytes"].as_f64()).max_by(f64::total_cmp),
+        peak,
+        memory_ratio: peak.zip(memory).map(|(peak, (weights, pass))| peak / (weights + pass)),
         round_trip: answers.first().map_or(Value::Null, |answer| answer["round_trip"].clone()),
     }
 }
@@ -191,7 +223,8 @@ mod tch_tests {
         let answer = |&seconds: &f64| {
             json!({
                 "seconds": seconds, "loop_seconds": seconds / 2.0, "network_seconds": seconds / 4.0, "network_calls": 10,
-                "peak_bytes": 7, "round_trip": {"max_abs_error": 0.0, "equal": 4, "total": 4},
+                "peak_bytes": 7, "weights_bytes": 3, "pass_bytes": 4, "transfer_seconds": 0.001,
+                "round_trip": {"max_abs_error": 0.0, "equal": 4, "total": 4},
             })
         };
         seconds.iter().map(answer).collect()
@@ -201,10 +234,17 @@ mod tch_tests {
     fn ratios_are_formed_within_a_round_and_the_first_is_left_out() {
         // The machine is ten times slower in one round: medians of the times alone would say 0.5 and 1 of something else.
         let (own, other) = (answers(&[90.0, 1.0, 20.0, 2.0]), answers(&[1.0, 2.0, 40.0, 4.0]));
-        let row = row("own", &own, Some(&other));
-        assert_eq!((row.edit, row.edit_ratio, row.call_ratio), (2.0, Some(0.5), Some(0.5)));
-        assert_eq!((row.call, row.calls, row.overhead), (0.05, 10.0, 0.5));
-        assert_eq!(row.peak, Some(7.0));
+        let authors = answers(&[1.0, 4.0, 80.0, 8.0]);
+        let mut others = Others { reference: Some(&other), authors: [Some(&authors), None] };
+        let found = row("own", &own, &others);
+        assert_eq!((found.edit, found.edit_ratio, found.call_ratio), (2.0, Some(0.5), Some(0.5)));
+        assert_eq!(found.authors_ratios, [Some(0.25), None]);
+        // A quarter of a second in ten calls, of a loop of half a second; a thousandth of each is for copies.
+        assert_eq!((found.call, found.calls, found.overhead), (0.05, 10.0, 0.52));
+        assert_eq!((found.peak, found.memory_ratio), (Some(7.0), Some(7.0 / (3.0 + 4.0))));
+        others.reference = None;
+        let row = row("own", &own, &others);
+        assert_eq!((row.edit_ratio, row.memory_ratio), (None, None));
         assert_eq!(row.round_trip["equal"], 4);
     }
 

@@ -5,14 +5,14 @@ use std::io::{self, BufRead, Write};
 use std::time::Instant;
 
 use edict_core::{
-    Guidance, GuidanceScale, Guided, Latents, LatticeEdict, LatticeTwoStep, MixingWeight, NoisePredictor,
-    Sampler, Timestep, Trajectory, TwoStep, TwoStepRule, UpdateOrder, check_deterministic,
+    CoupledPair, Guidance, GuidanceScale, Guided, Latents, LatticeEdict, LatticeTwoStep, MixingWeight,
+    NoisePredictor, Sampler, Timestep, Trajectory, TwoStep, TwoStepRule, UpdateOrder, check_deterministic,
 };
 use edict_stable_diffusion::{
-    AnySampler, Backend, BitIdentical, ModelFolder, Picture, PromptEmbedding, StableDiffusion, bit_identical,
-    latent_max_abs_error,
+    AnySampler, AnyState, Backend, BitIdentical, ModelFolder, Picture, PromptEmbedding, StableDiffusion,
+    bit_identical, latent_max_abs_error,
 };
-use ndarray::ArrayViewD;
+use ndarray::{ArrayViewD, Axis, concatenate};
 use serde_json::{Value, json};
 
 use crate::Fault;
@@ -67,9 +67,11 @@ pub(crate) fn serve<B: Backend>(backend: &B, folder: &ModelFolder, on_cpu: bool)
     let peak = || if on_cpu { peak() } else { Value::Null };
     let begun = Instant::now();
     let model = StableDiffusion::load(backend, folder)?;
-    answer(&json!({"load_seconds": begun.elapsed().as_secs_f64(), "peak_bytes": peak()}))?;
+    answer(&json!({"load_seconds": begun.elapsed().as_secs_f64()}))?;
+    let mut warm = false;
     for line in io::stdin().lock().lines() {
-        let mut done = edit(&model, &serde_json::from_str(&line?)?)?;
+        let mut done = edit(&model, backend, &serde_json::from_str(&line?)?, !warm)?;
+        warm = true;
         done["peak_bytes"] = peak();
         answer(&done)?;
     }
@@ -82,7 +84,12 @@ fn answer(value: &Value) -> Result<(), Fault> {
     Ok(out.flush()?)
 }
 
-fn edit<B: Backend>(model: &StableDiffusion<B>, ask: &Value) -> Result<Value, Fault> {
+fn edit<B: Backend>(
+    model: &StableDiffusion<B>,
+    backend: &B,
+    ask: &Value,
+    warm_up: bool,
+) -> Result<Value, Fault> {
     let text = |key: &str| ask[key].as_str().ok_or_else(|| format!("{key} is missing in {ask}"));
     let number = |key: &str| ask[key].as_f64().ok_or_else(|| format!("{key} is missing in {ask}"));
     let steps = ask["steps"].as_u64().and_then(|n| usize::try_from(n).ok()).ok_or("steps is missing")?;
@@ -94,6 +101,17 @@ fn edit<B: Backend>(model: &StableDiffusion<B>, ask: &Value) -> Result<Value, Fa
     let picture = Picture::open(text("image")?)?.prepare(None, model.factor())?;
     let timed = Timed { predictor: model.predictor(), calls: Cell::new(0), seconds: Cell::new(0.0) };
     let predictor = Guided::new(&timed, GuidanceScale::constant(number("guidance")?)?);
+    if warm_up {
+        // A process's first call lays weights out, finds kernels and takes memory: once, however long the edit is.
+        let [_, _, height, width] = picture.dim().into();
+        let latents = Latents::zeros(&model.latent_shape(1, width, height)[..]);
+        let prompt = model.encode_prompt(text("source")?)?;
+        let condition = Guidance { positive: prompt.clone(), negative: prompt };
+        let at = trajectory.run().first().ok_or("there is no step")?.timestep();
+        predictor.predict(latents.view(), at, &condition)?;
+        timed.calls.set(0);
+        timed.seconds.set(0.0);
+    }
 
     let begun = Instant::now();
     let lap = |from: &mut Instant| {
@@ -124,13 +142,31 @@ fn edit<B: Backend>(model: &StableDiffusion<B>, ask: &Value) -> Result<Value, Fa
     });
     if ask["round_trip"] == true {
         let back = sampler.generate(&noise, &trajectory, &predictor, &source, &mut ())?;
-        let returned = (&sampler.image(&start, &trajectory)?, &sampler.image(&back, &trajectory)?);
-        done["round_trip"] = round_trip(returned, &predictor, &source, &trajectory)?;
+        // Of a coupled pair both; the neighbour of a two-step sampler's latents is not there before the first step.
+        let pair = sampler.mixing_weight().is_some();
+        let compared = |state: &AnyState| -> Result<Latents, Fault> {
+            let CoupledPair { x, y } = sampler.latents(state, &trajectory)?;
+            Ok(if pair { concatenate(Axis(0), &[x.view(), y.view()])? } else { x })
+        };
+        done["round_trip"] =
+            round_trip((&compared(&start)?, &compared(&back)?), &predictor, &source, &trajectory)?;
+        done["transfer_seconds"] = transfer(backend, &latent)?.into();
     }
     Ok(done)
 }
 
-/// What has come back, and whether the network answers one question in one way.
+/// The seconds that a guided call's latents take to the device, and its answer back, casts included.
+fn transfer<B: Backend>(backend: &B, latents: &Latents) -> Result<f64, Fault> {
+    const TIMES: u32 = 20;
+    let both = concatenate(Axis(0), &[latents.view(), latents.view()])?;
+    let begun = Instant::now();
+    for _ in 0..TIMES {
+        backend.download(&backend.upload(both.view())?)?;
+    }
+    Ok((begun.elapsed() / TIMES).as_secs_f64())
+}
+
+/// What has come back (for a pair one after the other), and whether the network answers one question in one way.
 fn round_trip<P>(
     (image, back): (&Latents, &Latents),
     predictor: &Guided<P>,
@@ -142,7 +178,8 @@ where
 {
     let BitIdentical { equal, total } = bit_identical(back.view(), image.view())?;
     let at = trajectory.run().first().ok_or("there is no step")?.timestep();
-    let deterministic = check_deterministic(predictor, image.view(), at, condition).is_ok();
+    let one = image.slice_axis(Axis(0), (..1).into());
+    let deterministic = check_deterministic(predictor, one, at, condition).is_ok();
     let error = latent_max_abs_error(back.view(), image.view())?;
     Ok(json!({"max_abs_error": error, "equal": equal, "total": total, "deterministic": deterministic}))
 }

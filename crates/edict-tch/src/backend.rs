@@ -20,7 +20,7 @@ pub struct TchBackend {
 }
 
 impl TchBackend {
-    /// Computes on the processor, on as many threads as PyTorch finds fit.
+    /// Computes on the processor, on as many threads as PyTorch had when the process made its first back end.
     pub fn cpu(dtype: DType) -> Self {
         Self { device: Device::Cpu, dtype, settings: Settings::exact() }
     }

@@ -121,10 +121,16 @@ impl From<tch::TchError> for TchError {
         };
         // What follows is a stack of C++.
         let reason = text.lines().next().unwrap_or_default().trim().to_owned();
-        if ["out of memory", "can't allocate memory", "not enough memory"]
-            .iter()
-            .any(|sign| reason.contains(sign))
-        {
+        // Of PyTorch's allocators, of C++, of cuBLAS and cuDNN, and of oneDNN.
+        let signs = [
+            "out of memory",
+            "can't allocate memory",
+            "not enough memory",
+            "bad_alloc",
+            "ALLOC_FAILED",
+            "out_of_memory",
+        ];
+        if signs.iter().any(|sign| reason.contains(sign)) {
             return Self::Memory { reason };
         }
         Self::Torch(reason)
@@ -133,3 +139,30 @@ impl From<tch::TchError> for TchError {
 
 /// The result of an operation on this back end.
 pub(crate) type Result<T> = std::result::Result<T, TchError>;
+
+#[cfg(test)]
+mod tch_tests {
+    use super::*;
+
+    #[test]
+    fn tells_a_lack_of_memory_from_other_failures() {
+        let error = |text: &str| TchError::from(tch::TchError::Torch(text.to_owned()));
+        for text in [
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB\nException raised from ..",
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes",
+            "std::bad_alloc",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        ] {
+            let error = error(text).to_string();
+            assert!(error.starts_with("out of memory: ") && error.contains("a smaller picture"), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        let error =
+            error("The size of tensor a (3) must match the size of tensor b (4)\nException raised from ..");
+        assert_eq!(
+            error.to_string(),
+            "PyTorch: The size of tensor a (3) must match the size of tensor b (4)"
+        );
+    }
+}

@@ -15,8 +15,8 @@
 //! equal bits. [`TchBackend::with_fast_kernels`] turns that round, and then exactness is not promised. PyTorch has these settings once
 //! for the process, and each back end has its own: operations of fast back ends and of others wait for each other.
 //!
-//! Results hold for one machine, one version of PyTorch and **one number of threads**: where a thread's share of an activation ends in the
-//! middle of a vector, PyTorch goes on with another `erf` and another `exp`, whose last bits differ.
+//! Results hold for one machine, one version of PyTorch and **one number of threads**: MKL shares the sums of a product out among them, and
+//! where a thread's share of an activation ends in the middle of a vector, PyTorch goes on with another `erf` and another `exp`.
 //!
 //! # What is not a number
 //! PyTorch's attention on the CPU answers 0 to a query that is not a number. What goes past attention in a network carries it on.

@@ -23,15 +23,16 @@ impl Settings {
         static THREADS: OnceLock<i32> = OnceLock::new();
         let threads = *THREADS.get_or_init(|| {
             let threads = tch::get_num_threads();
-            // Until a number is set, MKL shares a product out to as many threads as it finds fit; from then on, and in the whole
-            // process, to that many. The sums differ, so that this has to come before all of them.
+            // Until somebody sets a number, MKL takes as many threads for a product as it finds fit. Setting one, whichever, ends that
+            // for the whole process, and sums come out differently: it has to be done before the first of them.
             tch::set_num_threads(threads);
             threads
         });
         Self { threads, exact: true }
     }
 
-    /// Makes the settings PyTorch's in this thread until the guard goes. Not to be nested.
+    /// Makes the settings PyTorch's: the number of threads for this thread, exactness for the process until the guard goes. Not to be
+    /// nested.
     pub(crate) fn hold(self) -> Result<RwLockReadGuard<'static, Option<bool>>> {
         // Every thread of the program has a number of its own.
         if tch::get_num_threads() != self.threads {

@@ -157,7 +157,7 @@ const char *edict_tch_count_gpus(int *count) {
   return guarded([count] { *count = static_cast<int>(at::detail::getCUDAHooks().getNumGPUs()); });
 }
 
-// Lays a convolution's weight out as oneDNN wants it for images of four extents; `packed` becomes null where PyTorch was built without.
+// Lays a convolution's weight out as oneDNN wants it for images of these four extents; `packed` becomes null where PyTorch was built without.
 const char *edict_tch_pack_conv2d(const at::Tensor *weight, const std::int64_t *image, std::int64_t stride, std::int64_t padding,
                                   at::Tensor **packed) {
   return guarded([=] {
@@ -167,6 +167,7 @@ const char *edict_tch_pack_conv2d(const at::Tensor *weight, const std::int64_t *
       return;
     }
     const std::int64_t paddings[] = {padding, padding}, strides[] = {stride, stride}, dilations[] = {1, 1};
+    // PyTorch offers this for weights in plain order only.
     const at::Tensor plain = weight->is_mkldnn() ? weight->to_dense() : *weight;
     *packed = new at::Tensor(
         reorder->typed<Reorder>().call(plain, paddings, strides, dilations, 1, at::IntArrayRef(image, 4)));

@@ -68,13 +68,10 @@ pub(crate) fn count_gpus() -> Result<usize, String> {
 /// was built without oneDNN. The weight may have been laid out before.
 pub(crate) fn pack_conv2d(
     weight: &Tensor,
-    image: &[i64],
+    image: &[i64; 4],
     stride: i64,
     padding: i64,
 ) -> Result<Option<Tensor>, String> {
-    if image.len() != 4 {
-        return Err(format!("an image has 4 extents, not {}", image.len()));
-    }
     // SAFETY: the handle is a tensor's that outlives the call, and so do the image's 4 extents.
     tensor(|out| unsafe { edict_tch_pack_conv2d(handle(weight), image.as_ptr(), stride, padding, out) })
 }

@@ -17,6 +17,7 @@ pub struct Conv2d {
     pub(crate) inputs: usize,
     /// Side of the window.
     pub(crate) kernel: usize,
+    /// The weight's element type.
     pub(crate) dtype: DType,
     weight: Mutex<Laid>,
     /// `[out]`.
@@ -29,7 +30,9 @@ pub struct Conv2d {
 struct Laid {
     weight: Tensor,
     /// The shape of images for which oneDNN wants it so; none is row-major order.
-    image: Option<Vec<i64>>,
+    image: Option<[i64; 4]>,
+    /// The shape of the last images for which it may not lie right.
+    missed: Option<[i64; 4]>,
 }
 
 /// A convolution's weight for images of one shape.
@@ -61,28 +64,31 @@ impl Conv2d {
             }
         };
         let dtype = weight.dtype();
-        let weight = Mutex::new(Laid { weight, image: None });
+        let weight = Mutex::new(Laid { weight, image: None, missed: None });
         Ok(Self { outputs, inputs, kernel, dtype, weight, bias, geometry })
     }
 
-    /// Returns the weight for images of this shape (after the padding that is uneven), laid out anew if the last ones had another.
+    /// Returns the weight for images of this shape, which padding that is uneven has grown already.
     ///
-    /// How oneDNN wants it depends on the image. Laid out for another it would be laid out anew in every call, which takes longer than
-    /// the convolution of a small image.
-    pub(crate) fn weight_for(&self, image: &tch::Tensor) -> Result<ConvWeight> {
+    /// How oneDNN wants it depends on the image. Laid out for another it is laid out anew in every call, with the same results but by
+    /// more work than the convolution of a small image. So it is laid out for the first image, and again for another shape that comes
+    /// twice in a row: of shapes that alternate one has to wait.
+    pub(crate) fn weight_for(&self, image: &tch::Tensor, [stride, padding]: [i64; 2]) -> Result<ConvWeight> {
         let mut laid = self.weight.lock().unwrap_or_else(PoisonError::into_inner);
-        let shape = image.size();
         if lie_by_pixels(image)
             && self.dtype == DType::F32
             && image.numel() > 0
-            && laid.image.as_ref() != Some(&shape)
+            && let Ok(shape) = <[i64; 4]>::try_from(image.size())
+            && laid.image != Some(shape)
         {
-            let [stride, padding] =
-                [self.geometry.stride, self.even_padding()].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-            let packed = shim::pack_conv2d(&laid.weight.tch(), &shape, stride, padding)
-                .map_err(TchError::from_shim)?;
-            if let Some(packed) = packed {
-                *laid = Laid { weight: Tensor::new(packed)?, image: Some(shape) };
+            if laid.image.is_none() || laid.missed == Some(shape) {
+                let packed = shim::pack_conv2d(&laid.weight.tch(), &shape, stride, padding)
+                    .map_err(TchError::from_shim)?;
+                if let Some(packed) = packed {
+                    *laid = Laid { weight: Tensor::new(packed)?, image: Some(shape), missed: None };
+                }
+            } else {
+                laid.missed = Some(shape);
             }
         }
         Ok(match laid.image {

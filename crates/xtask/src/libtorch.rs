@@ -112,7 +112,10 @@ fn fetch(folder: &Path) -> Result<(), String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err(format!("there is no libtorch to fetch for this system: {REMEDY}"));
     }
-    eprintln!("fetching libtorch {VERSION} into {} (0.5 GB to fetch, 1.7 GB there, once)", folder.display());
+    eprintln!(
+        "fetching libtorch {VERSION} into {} (0.5 GB to fetch, 1.7 GB there, once; `cargo xtask test --no-tch` does without)",
+        folder.display()
+    );
     let wheels = folder.join("wheels");
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--require-hashes", "--no-deps"]);

@@ -9,7 +9,7 @@ use crate::counts::{Counts, stream};
 use crate::{cargo, libtorch, readme, root};
 
 /// The tests that need libtorch. Of the whole workspace, so that what was built for the others fits these.
-const WITH_TCH: [&str; 12] = [
+const WITH_TCH: [&str; 14] = [
     "test",
     "--release",
     "--no-fail-fast",
@@ -18,6 +18,8 @@ const WITH_TCH: [&str; 12] = [
     "edict-cli/tch",
     "--test",
     "torch",
+    "--test",
+    "settings",
     "--test",
     "backends",
     "--test",

@@ -117,3 +117,32 @@ pub(crate) fn ragged_arguments_give_equal_bits<T: Tested>() {
         repeats_itself::<T>(dtype, run_ragged);
     }
 }
+
+/// What a back end prepares for images of one shape may be prepared anew for others, here and in other threads at the same time.
+pub(crate) fn convolutions_give_equal_bits_between_other_images<T: Tested>() {
+    for (channels, outputs) in [(96, 112), (4, 33)] {
+        let backend = T::cpu(DType::F32);
+        let geometry = Conv2dGeometry { stride: 1, padding_before: 1, padding_after: 1 };
+        let conv = backend.load_conv2d(raw(&values(&[outputs, channels, 3, 3], 1)), None, geometry).unwrap();
+        let convolve = |[batch, height, width]: [usize; 3]| {
+            let image = backend.upload(values(&[batch, channels, height, width], 2).view()).unwrap();
+            [backend.download(&backend.conv2d(&image, &conv).unwrap()).unwrap()]
+        };
+        let shapes = [[1, 8, 8], [2, 8, 8], [1, 24, 40]];
+        let alone = shapes.map(convolve);
+        for _ in 0..2 {
+            for shape in [2, 2, 0, 1, 1, 0] {
+                assert_same_bits(&alone[shape], &convolve(shapes[shape]), "after images of other shapes");
+            }
+        }
+        std::thread::scope(|scope| {
+            for (alone, shape) in alone.iter().zip(shapes) {
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        assert_same_bits(alone, &convolve(shape), "beside images of other shapes");
+                    }
+                });
+            }
+        });
+    }
+}

@@ -123,13 +123,19 @@ pub(crate) fn refuses_tensors_of_another_element_type<T: Tested>() {
     assert!(backend::<T>().layer_norm(&wide, &norm, 1e-5).is_err());
     let linear = backend::<T>().load_linear(raw(&values(&[4, 4], 1)), None).unwrap();
     assert!(backend::<T>().linear(&wide, &linear).is_err());
+    let conv = backend::<T>().load_conv2d(raw(&values(&[4, 3, 3, 3], 1)), None, GEOMETRY).unwrap();
+    let image = up(&T::cpu(DType::F64), &values(&[1, 3, 5, 6], 1));
+    assert!(backend::<T>().conv2d(&image, &conv).is_err());
 }
 
 pub(crate) fn takes_empty_batches<T: Tested>() {
     let backend = backend::<T>();
     let conv = backend.load_conv2d(raw(&values(&[4, 3, 3, 3], 1)), None, GEOMETRY).unwrap();
     let shape = |y: Tensor<T>| backend.download(&y).unwrap().shape().to_vec();
-    assert_eq!(shape(backend.conv2d(&tensor::<T>(&[0, 3, 5, 6]), &conv).unwrap()), [0, 4, 5, 6]);
+    for batch in [0, 1, 0] {
+        let image = tensor::<T>(&[batch, 3, 5, 6]);
+        assert_eq!(shape(backend.conv2d(&image, &conv).unwrap()), [batch, 4, 5, 6]);
+    }
     let empty = tensor::<T>(&[0, 3, 8]);
     assert_eq!(shape(backend.attention(&empty, &empty, &empty, 2, Default::default()).unwrap()), [0, 3, 8]);
     let linear = backend.load_linear(raw(&values(&[4, 8], 1)), None).unwrap();

@@ -74,6 +74,7 @@ macro_rules! backend_tests {
             determinism {
                 equal_arguments_give_equal_bits
                 ragged_arguments_give_equal_bits
+                convolutions_give_equal_bits_between_other_images
             }
             misfits {
                 refuses_misfit_parameters

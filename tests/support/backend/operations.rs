@@ -1,7 +1,7 @@
 //! Every operation in every element type against plain loops in f64.
 
 use edict_stable_diffusion::{AttentionOptions, Backend, Conv2dGeometry, DType};
-use ndarray::{Array2, ArrayD, Axis, Slice, concatenate};
+use ndarray::{Array1, Array2, ArrayD, Axis, Slice, concatenate};
 
 use super::oracle::{self, check, raw, values};
 use super::{Tensor, Tested, up};
@@ -43,22 +43,27 @@ pub(crate) fn convolves_with_every_window_stride_and_padding<T: Tested>() {
 
 /// What a back end prepares for images of one shape must not be taken for those of another.
 pub(crate) fn convolves_images_of_one_shape_after_another<T: Tested>() {
-    let (channels, outputs) = (160, 96);
-    for (kernel, stride) in [(3, 1), (3, 2), (1, 1)] {
+    // Few channels fill no block of a prepared weight.
+    for (channels, outputs, kernel, stride) in
+        [(160, 96, 3, 1), (160, 96, 3, 2), (160, 96, 1, 1), (4, 33, 3, 1), (33, 3, 3, 1)]
+    {
         let weight = values(&[outputs, channels, kernel, kernel], 2);
         let geometry = Conv2dGeometry { stride, padding_before: kernel / 2, padding_after: kernel / 2 };
-        let images = [[1, 8, 8], [2, 8, 8], [1, 16, 40], [1, 8, 8]]
+        let images = [[1, 8, 8], [2, 8, 8], [2, 8, 8], [2, 8, 8], [1, 16, 40], [1, 16, 40], [1, 8, 8]]
             .map(|[batch, height, width]| values(&[batch, channels, height, width], 1));
-        let expected: Vec<f64> =
-            images.iter().flat_map(|image| oracle::conv2d(image, &weight, None, geometry)).collect();
-        let expected = ArrayD::from_shape_vec(vec![expected.len()], expected).unwrap();
-        check::<T>(&format!("conv2d {geometry:?}"), channels * kernel * kernel, &expected, |backend| {
-            let conv = backend.load_conv2d(raw(&weight), None, geometry).unwrap();
-            let convolve =
-                |image| backend.download(&backend.conv2d(&up(backend, image), &conv).unwrap()).unwrap();
-            let found: Vec<f64> = images.iter().flat_map(convolve).collect();
-            ArrayD::from_shape_vec(vec![found.len()], found).unwrap()
-        });
+        let joined = |parts: Vec<ArrayD<f64>>| Array1::from_iter(parts.into_iter().flatten()).into_dyn();
+        let expected = images.iter().map(|image| oracle::conv2d(image, &weight, None, geometry)).collect();
+        check::<T>(
+            &format!("conv2d {geometry:?}"),
+            channels * kernel * kernel,
+            &joined(expected),
+            |backend| {
+                let conv = backend.load_conv2d(raw(&weight), None, geometry).unwrap();
+                let convolve =
+                    |image| backend.download(&backend.conv2d(&up(backend, image), &conv).unwrap()).unwrap();
+                joined(images.iter().map(convolve).collect())
+            },
+        );
     }
 }
 

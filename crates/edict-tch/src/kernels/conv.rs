@@ -33,7 +33,7 @@ pub(crate) fn conv2d(image: &Tensor, conv: &Conv2d) -> Result<Tensor> {
         wide = wide.f_constant_pad_nd([before, after, before, after])?;
     }
     let bias = conv.bias.as_ref().map(widen).transpose()?;
-    let out = match conv.weight_for(&wide)? {
+    let out = match conv.weight_for(&wide, [stride, padding])? {
         ConvWeight::Packed(weight) => {
             shim::conv2d(&wide, &weight, bias.as_ref(), stride, padding).map_err(TchError::from_shim)?
         }

@@ -3,6 +3,7 @@
 #[path = "../../../../tests/support/backend/mod.rs"]
 mod backend;
 mod devices;
+mod fast;
 mod threads;
 
 use backend::{Complaint, Tested, oracle};

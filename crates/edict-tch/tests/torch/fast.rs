@@ -1,0 +1,22 @@
+//! Back ends that have given exactness up, beside one that has not.
+
+use edict_stable_diffusion::DType;
+use edict_tch::TchBackend;
+
+use crate::backend::determinism::{assert_same_bits, run};
+
+/// Exactness is a setting of PyTorch's that the process has once: operations under either wait for each other, and end.
+#[test]
+fn fast_back_ends_leave_exact_ones_alone() {
+    let exact = TchBackend::cpu(DType::F32);
+    let alone = run(&exact);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let fast = TchBackend::cpu(DType::F32).with_fast_kernels(true);
+            (0..5).for_each(|_| drop(run(&fast)));
+        });
+        while !other.is_finished() {
+            assert_same_bits(&alone, &run(&exact), "beside a fast back end");
+        }
+    });
+}
