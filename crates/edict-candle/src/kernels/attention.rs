@@ -29,6 +29,9 @@ const SHORT: usize = 16;
 /// Channels whose values are taken apart together: those of a line of the cache.
 const BY_CHANNEL: usize = 16;
 
+/// Bytes of keys and values that the second cache holds beside what else is worked on.
+const NEAR: usize = 1 << 20;
+
 /// Bytes of scores that exist at once on other devices; the scores of a single query for all heads may need more.
 const BLOCK_BYTES: usize = 32 << 20;
 
@@ -116,19 +119,30 @@ fn attention_cpu<T: Real>(arch: Arch, query: &[T], key: &[T], value: &[T], sizes
     }
     let values: Vec<Aligned<T>> = value.chunks(m * channels).map(|value| by_channel(value, sizes)).collect();
     let width = arch.dispatch(Width::<T>(PhantomData));
+    let rows = width * together::<T>(query.len().div_ceil(width * channels), sizes);
     written(query.len(), |out| {
         let items = out.chunks(n * channels).zip(query.chunks(n * channels));
-        let blocks: Vec<_> = (items.enumerate())
+        let parts: Vec<_> = (items.enumerate())
             .flat_map(|(item, (out, query))| {
-                let parts = out.chunks(width * channels).zip(query.chunks(width * channels));
-                parts.enumerate().map(move |(i, (out, query))| (item, i * width, out, query))
+                let parts = out.chunks(rows * channels).zip(query.chunks(rows * channels));
+                parts.enumerate().map(move |(i, (out, query))| (item, i * rows, out, query))
             })
             .collect();
-        blocks.into_par_iter().for_each(|(item, first, out, query)| {
+        parts.into_par_iter().for_each(|(item, first, out, query)| {
             let key = &key[item * m * channels..][..m * channels];
-            arch.dispatch(Block { first, query, out: out.zeroed(), key, values: &values[item], sizes });
+            arch.dispatch(Blocks { first, query, out: out.zeroed(), key, values: &values[item], sizes });
         });
     })
+}
+
+/// Tells how many of all blocks of queries a thread takes at a time. If the second cache does not hold an item's keys and values, they are
+/// several: those of a head then stay there for all of them.
+fn together<T>(blocks: usize, sizes: &Sizes) -> usize {
+    if 2 * sizes.m * sizes.channels * size_of::<T>() <= NEAR {
+        return 1;
+    }
+    // Several parts a thread, since some threads are late.
+    (blocks / (4 * rayon::current_num_threads())).max(1)
 }
 
 /// Tells how many queries a product takes with an instruction set.
@@ -143,8 +157,8 @@ impl<T: Real> WithSimd for Width<T> {
     }
 }
 
-/// Some queries of an item, with all heads.
-struct Block<'a, T> {
+/// Some blocks of an item's queries, with all heads.
+struct Blocks<'a, T> {
     first: usize,
     query: &'a [T],
     out: &'a mut [T],
@@ -155,7 +169,7 @@ struct Block<'a, T> {
     sizes: &'a Sizes,
 }
 
-impl<T: Real> WithSimd for Block<'_, T> {
+impl<T: Real> WithSimd for Blocks<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -163,60 +177,53 @@ impl<T: Real> WithSimd for Block<'_, T> {
         let Self { first, query, out, key, values, sizes } = self;
         let (m, channels, depth, stride) = (sizes.m, sizes.channels, sizes.depth(), sizes.stride());
         let width = wide::<S, T>();
-        let queries = query.len() / channels;
         // Weights are powers of two.
         let scale = T::of(std::f64::consts::LOG2_E / (depth as f64).sqrt());
-        // The queries, `[depth, width]`; those that there are not are 0.
+        // A block's queries, `[depth, width]`. Lanes without one hold 0 or another block's: nothing looks at them.
         let mut panel = Aligned::zeros(depth * width);
         // `[keys, width]`
         let mut scores = Aligned::zeros(KEYS * width);
         // `[depth, width]`
         let mut mixed = Aligned::zeros(depth * width);
         let mut rows: Vec<&[T]> = Vec::new();
-        let seen = if sizes.causal { m.min(first + queries) } else { m };
+        let all = query.chunks(width * channels).zip((first..).step_by(width));
         for head in 0..sizes.heads {
             let at = head * depth;
-            for (i, query) in query.chunks(channels).enumerate() {
-                for (to, &x) in panel.as_mut()[i..].iter_mut().step_by(width).zip(&query[at..][..depth]) {
-                    *to = x;
+            for ((query, first), out) in all.clone().zip(out.chunks_mut(width * channels)) {
+                for (i, query) in query.chunks(channels).enumerate() {
+                    for (to, &x) in panel.as_mut()[i..].iter_mut().step_by(width).zip(&query[at..][..depth]) {
+                        *to = x;
+                    }
                 }
-            }
-            let mut running = Running::new();
-            mixed.as_mut().fill(T::zero());
-            for from in (0..seen).step_by(KEYS) {
-                let keys = KEYS.min(seen - from);
-                let scores = &mut scores.as_mut()[..keys * width];
-                for channel in (0..depth).step_by(DEPTH) {
-                    let part = channel..depth.min(channel + DEPTH);
-                    let start = if channel == 0 { Start::Zero } else { Start::Add };
+                let seen = if sizes.causal { m.min(first + query.len() / channels) } else { m };
+                let mut running = Running::new();
+                mixed.as_mut().fill(T::zero());
+                for from in (0..seen).step_by(KEYS) {
+                    let keys = KEYS.min(seen - from);
+                    let scores = &mut scores.as_mut()[..keys * width];
+                    for channel in (0..depth).step_by(DEPTH) {
+                        let part = channel..depth.min(channel + DEPTH);
+                        let start = if channel == 0 { Start::Zero } else { Start::Add };
+                        rows.clear();
+                        let keys = key[from * channels..].chunks(channels).take(keys);
+                        rows.extend(keys.map(|key| &key[at..][part.clone()]));
+                        let panel = &panel[channel * width..part.end * width];
+                        multiply_wide(simd, &rows, panel, start, &mut MatrixMut { elements: scores, width });
+                    }
+                    if sizes.causal && from + keys > first + 1 {
+                        hide(scores, width, (from, first));
+                    }
+                    running.weigh(simd, scores, mixed.as_mut(), scale, width);
                     rows.clear();
-                    rows.extend(
-                        key[from * channels..]
-                            .chunks(channels)
-                            .take(keys)
-                            .map(|key| &key[at..][part.clone()]),
-                    );
-                    let panel = &panel[channel * width..part.end * width];
-                    multiply_wide(simd, &rows, panel, start, &mut MatrixMut { elements: scores, width });
+                    rows.extend((at..at + depth).map(|channel| &values[channel * stride + from..][..keys]));
+                    let mixed = &mut MatrixMut { elements: mixed.as_mut(), width };
+                    multiply_wide(simd, &rows, scores, Start::Add, mixed);
                 }
-                if sizes.causal && from + keys > first + 1 {
-                    hide(scores, width, (from, first));
-                }
-                running.weigh(simd, scores, mixed.as_mut(), scale, width);
-                rows.clear();
-                rows.extend((at..at + depth).map(|channel| &values[channel * stride + from..][..keys]));
-                multiply_wide(
-                    simd,
-                    &rows,
-                    scores,
-                    Start::Add,
-                    &mut MatrixMut { elements: mixed.as_mut(), width },
-                );
-            }
-            for (i, out) in out.chunks_mut(channels).enumerate() {
-                let factor = T::of(1.0 / running.sum[i]);
-                for (out, &x) in out[at..][..depth].iter_mut().zip(mixed[i..].iter().step_by(width)) {
-                    *out = x * factor;
+                for (i, out) in out.chunks_mut(channels).enumerate() {
+                    let factor = T::of(1.0 / running.sum[i]);
+                    for (out, &x) in out[at..][..depth].iter_mut().zip(mixed[i..].iter().step_by(width)) {
+                        *out = x * factor;
+                    }
                 }
             }
         }
