@@ -374,6 +374,28 @@ mod tests {
         }
     }
 
+    /// A single thread takes several blocks of queries together where keys and values are many, many threads one each.
+    #[test]
+    fn blocks_taken_together_give_the_same_bits() {
+        let (n, m, channels, heads) = (301, 1100, 64, 2);
+        let shape = |tokens| [2, tokens, channels];
+        let (query, key, value) = (values(&shape(n), 1), values(&shape(m), 2), values(&shape(m), 3));
+        for causal in [false, true] {
+            let options = AttentionOptions { causal, upcast: false };
+            let sizes = Sizes { n, m, channels, heads, causal };
+            let [alone, many] = [1, 16].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    assert_eq!(together::<f64>(2 * n / 32, &sizes) > 1, threads == 1);
+                    attention(&query, &key, &value, heads, options).unwrap()
+                })
+            });
+            assert_close(&alone, &plain(&query, &key, &value, heads, causal), 1e-14);
+            let elements = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            assert_eq!(elements(&alone), elements(&many));
+        }
+    }
+
     #[test]
     fn every_instruction_set_gives_the_same_tokens() {
         for (n, m, channels, heads) in [(23, 29, 12, 3), (100, 2 * KEYS + 9, 48, 1), (13, 40, 300, 1)] {
