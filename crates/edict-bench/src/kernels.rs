@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use edict_candle::{CandleBackend, Tensor};
 use edict_stable_diffusion::{AttentionOptions, Backend, Conv2dGeometry, DType, RawTensor};
 use ndarray::ArrayD;
 use serde_json::{Value, json};
@@ -111,7 +110,7 @@ impl Kernel {
     }
 
     /// Puts data on the device.
-    pub(crate) fn prepare<'a>(&self, backend: &'a CandleBackend) -> Result<Ready<'a>, Fault> {
+    pub(crate) fn prepare<'a, B: Backend>(&self, backend: &'a B) -> Result<Ready<'a>, Fault> {
         let up = |shape: &[usize]| backend.upload(wave(shape).view());
         let mut x = up(&self.shape)?;
         if self.shape.len() == 4 {
@@ -126,41 +125,43 @@ impl Kernel {
                 let geometry =
                     Conv2dGeometry { stride: self.stride, padding_before: padding, padding_after: padding };
                 let conv = backend.load_conv2d(weight, Some(raw(&[self.outputs])), geometry)?;
-                Box::new(move || Ok(backend.conv2d(&x, &conv)?))
+                Box::new(move || Ok(backend.conv2d(&x, &conv).map(drop)?))
             }
             "linear" => {
                 let linear =
                     backend.load_linear(raw(&[self.outputs, channels]), Some(raw(&[self.outputs])))?;
-                Box::new(move || Ok(backend.linear(&x, &linear)?))
+                Box::new(move || Ok(backend.linear(&x, &linear).map(drop)?))
             }
             "linear_geglu" => {
                 let linear =
                     backend.load_linear(raw(&[self.outputs, channels]), Some(raw(&[self.outputs])))?;
-                Box::new(move || Ok(backend.linear_geglu(&x, &linear)?))
+                Box::new(move || Ok(backend.linear_geglu(&x, &linear).map(drop)?))
             }
             "attention" => {
                 let key = up(&[self.shape[0], self.keys, channels])?;
                 let heads = self.heads;
-                Box::new(move || Ok(backend.attention(&x, &key, &key, heads, AttentionOptions::default())?))
+                Box::new(move || {
+                    Ok(backend.attention(&x, &key, &key, heads, AttentionOptions::default()).map(drop)?)
+                })
             }
             "layer_norm" => {
                 let norm = backend.load_norm(raw(&[channels]), raw(&[channels]))?;
-                Box::new(move || Ok(backend.layer_norm(&x, &norm, 1e-5)?))
+                Box::new(move || Ok(backend.layer_norm(&x, &norm, 1e-5).map(drop)?))
             }
             "group_norm_silu" => {
                 let norm = backend.load_norm(raw(&[channels]), raw(&[channels]))?;
-                Box::new(move || Ok(backend.group_norm_silu(&x, &norm, 32, 1e-5)?))
+                Box::new(move || Ok(backend.group_norm_silu(&x, &norm, 32, 1e-5).map(drop)?))
             }
-            "geglu" => Box::new(move || Ok(backend.geglu(&x)?)),
-            "silu" => Box::new(move || Ok(backend.silu(&x)?)),
-            "gelu" => Box::new(move || Ok(backend.gelu(&x)?)),
+            "geglu" => Box::new(move || Ok(backend.geglu(&x).map(drop)?)),
+            "silu" => Box::new(move || Ok(backend.silu(&x).map(drop)?)),
+            "gelu" => Box::new(move || Ok(backend.gelu(&x).map(drop)?)),
             other => return Err(format!("no kernel {other}").into()),
         };
         Ok(Ready(work))
     }
 }
 
-type Work<'a> = Box<dyn Fn() -> Result<Tensor, Fault> + 'a>;
+type Work<'a> = Box<dyn Fn() -> Result<(), Fault> + 'a>;
 
 /// An operation with its data.
 pub(crate) struct Ready<'a>(Work<'a>);
@@ -170,7 +171,7 @@ impl Ready<'_> {
     ///
     /// In a network an operation follows on others. A single call after a rest or after the other program's turn would time how
     /// quickly a core wakes and fills its caches.
-    pub(crate) fn time(&mut self) -> Result<f64, Fault> {
+    pub(crate) fn time(&self) -> Result<f64, Fault> {
         let begun = Instant::now();
         let mut best = f64::INFINITY;
         loop {

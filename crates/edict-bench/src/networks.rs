@@ -3,45 +3,44 @@
 use std::path::Path;
 use std::time::Instant;
 
-use edict_stable_diffusion::{ModelFolder, StableDiffusion};
+use edict_stable_diffusion::{Backend, ModelFolder, StableDiffusion};
 use ndarray::{ArrayD, Axis, concatenate};
 use serde_json::{Value, json};
 
 use crate::timed::Timed;
-use crate::{Fault, Options, memory};
+use crate::{Fault, Options, PARTS, memory};
 
 /// A model and what it is asked.
-pub(crate) struct Networks {
-    model: StableDiffusion<Timed>,
-    backend: Timed,
+pub(crate) struct Networks<B: Backend> {
+    model: StableDiffusion<Timed<B>>,
+    backend: Timed<B>,
     latents: ArrayD<f64>,
     image: ArrayD<f64>,
     states: ArrayD<f64>,
 }
 
-/// Name and measurement of a part.
-type Part = (&'static str, fn(&Networks) -> Result<f64, Fault>);
+/// Measurement of a part.
+type Part<B> = fn(&Networks<B>) -> Result<f64, Fault>;
 
-impl Networks {
-    pub(crate) const PARTS: [Part; 4] = [
-        ("unet_call", |networks| {
+impl<B: Backend> Networks<B> {
+    /// In the order of [`crate::PARTS`].
+    pub(crate) const PARTS: [Part<B>; 4] = [
+        |networks| {
             seconds(|| {
                 let unet = networks.model.unet();
                 let context = unet.context(networks.states.view())?;
                 let both = concatenate(Axis(0), &[networks.latents.view(), networks.latents.view()])?;
                 Ok(unet.predict(both.view(), 500, &context)?)
             })
-        }),
-        ("vae_encode", |networks| seconds(|| Ok(networks.model.encode_images(networks.image.view())?))),
-        ("vae_decode", |networks| seconds(|| Ok(networks.model.decode(&networks.latents)?))),
-        ("text_encode", |networks| {
-            seconds(|| Ok(networks.model.encode_prompt("a photo of a cat on a sofa")?))
-        }),
+        },
+        |networks| seconds(|| Ok(networks.model.encode_images(networks.image.view())?)),
+        |networks| seconds(|| Ok(networks.model.decode(&networks.latents)?)),
+        |networks| seconds(|| Ok(networks.model.encode_prompt("a photo of a cat on a sofa")?)),
     ];
 
     /// Loads a model; also returns seconds, and bytes beside those of the weights.
-    pub(crate) fn load(folder: &Path, options: &Options) -> Result<(Self, Value), Fault> {
-        let backend = Timed::new(crate::backend(options)?);
+    pub(crate) fn load(backend: &B, folder: &Path, options: &Options) -> Result<(Self, Value), Fault> {
+        let backend = Timed::new(backend.clone());
         let before = memory::resident();
         let begun = Instant::now();
         let folder = ModelFolder::open(folder)?;
@@ -78,7 +77,7 @@ impl Networks {
     /// Runs each part once more and tells which kind of operation takes which share of its time.
     pub(crate) fn shares(&self) -> Result<Value, Fault> {
         let mut all = serde_json::Map::new();
-        for (name, run) in Self::PARTS {
+        for (name, run) in PARTS.into_iter().zip(Self::PARTS) {
             self.backend.reset();
             let whole = run(self)?;
             all.insert(name.to_owned(), self.backend.shares(whole));

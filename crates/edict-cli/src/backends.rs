@@ -141,13 +141,13 @@ pub(crate) fn begun(job: &Checkpoint) -> &Origin {
 #[cfg(not(feature = "tch"))]
 pub(crate) fn not_built(command: &Command) -> Failure {
     const REMEDY: &str = "`cargo xtask libtorch`, then `cargo build --release -p edict-cli --features tch`, makes one that has";
-    match named(command) {
-        Some(_) => Failure::usage(format!(
-            "this build has no tch back end: {REMEDY}; or leave out `--backend tch` to use candle"
-        )),
-        None => Failure::running(format!(
+    Failure::running(match named(command) {
+        Some(_) => {
+            format!("this build has no tch back end: {REMEDY}; or leave out `--backend tch` to use candle")
+        }
+        None => format!(
             "the file was made with the back end \"tch\", which this build does not have: {REMEDY}; or give \
              `--backend candle` to use that one"
-        )),
-    }
+        ),
+    })
 }

@@ -1,5 +1,5 @@
 //! Command line for exact diffusion inversion and image editing.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod args;
 mod backends;
@@ -7,6 +7,7 @@ mod commands;
 mod failure;
 mod input;
 mod measure;
+mod memory;
 mod plot;
 mod progress;
 mod report;
@@ -28,6 +29,9 @@ use edict_candle::CandleBackend;
 use failure::Failure;
 use progress::Reporter;
 use report::Report;
+
+#[global_allocator]
+static ALLOCATOR: memory::OrExit = memory::OrExit;
 
 fn main() -> ExitCode {
     let begun = Instant::now();

@@ -7,7 +7,7 @@ use tch::Device;
 use crate::device::DeviceSpec;
 use crate::error::{Result, TchError};
 use crate::kernels::{activation, attention, conv, linear, norm, shape};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::tensor::Tensor;
 use crate::weights::{self, Conv2d, Linear, Norm};
 
@@ -28,9 +28,10 @@ impl TchBackend {
     /// Computes on the named device.
     ///
     /// # Errors
-    /// [`TchError::CudaNotLoaded`] if libtorch's CUDA libraries cannot be loaded, [`TchError::DeviceUnavailable`] if the machine
-    /// has no such GPU.
+    /// [`TchError::Version`] if another libtorch was loaded than the one that this crate was built with, [`TchError::CudaNotLoaded`] if
+    /// its CUDA libraries cannot be loaded, [`TchError::DeviceUnavailable`] if the machine has no such GPU.
     pub fn new(device: DeviceSpec, dtype: DType) -> Result<Self> {
+        settings::check_version()?;
         // The device first: PyTorch finds out once and for all whether CUDA is there.
         let device = device.open()?;
         Ok(Self { device, dtype, settings: Settings::exact() })

@@ -13,6 +13,16 @@ pub enum TchError {
         name: String,
     },
 
+    /// The libtorch that was loaded is not the one that the program was built with.
+    #[error(
+        "edict-tch needs libtorch 2.11.0, and the one that was loaded is {found}: run `cargo xtask libtorch` and build again, or see to \
+         LD_LIBRARY_PATH"
+    )]
+    Version {
+        /// The version that was loaded.
+        found: String,
+    },
+
     /// The part of libtorch that computes on GPUs could not be loaded.
     #[error(
         "device `{device}` cannot be used: {reason}; a PyTorch 2.11.0 with all its CUDA libraries is needed, for example that of \

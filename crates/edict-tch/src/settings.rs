@@ -17,6 +17,11 @@ pub(crate) struct Settings {
 /// Which setting of the process was made last, if any. Who computes under it reads, who changes it writes.
 static EXACT: RwLock<Option<bool>> = RwLock::new(None);
 
+/// Fails if the libtorch that was loaded is not the one that this crate was built with.
+pub(crate) fn check_version() -> Result<()> {
+    shim::check_version().map_err(|found| TchError::Version { found })
+}
+
 impl Settings {
     /// Exact, on as many threads as PyTorch had when this was first called.
     pub(crate) fn exact() -> Self {
@@ -44,6 +49,9 @@ impl Settings {
         }
         drop(made);
         let mut made = EXACT.write().unwrap_or_else(PoisonError::into_inner);
+        if made.is_none() {
+            check_version()?;
+        }
         *made = None;
         shim::set_exact(self.exact).map_err(|reason| TchError::Settings { reason })?;
         *made = Some(self.exact);

@@ -5,6 +5,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/TensorIterator.h>
+#include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -12,6 +13,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/silu.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -116,6 +118,22 @@ using Reorder = at::Tensor(const at::Tensor &, at::IntArrayRef, at::IntArrayRef,
 } // namespace
 
 extern "C" {
+
+// Fails with the version of the libtorch that was loaded, if it is another than the one this was compiled with.
+const char *edict_tch_check_version() {
+  return guarded([] {
+    const std::string config = at::show_config(), name = "TORCH_VERSION=";
+    const auto start = config.find(name);
+    std::string loaded = "unknown";
+    if (start != std::string::npos) {
+      loaded = config.substr(start + name.size());
+      loaded.resize(std::min(loaded.size(), loaded.find_first_of(", \n")));
+    }
+    if (loaded != TORCH_VERSION) {
+      throw std::runtime_error(loaded);
+    }
+  });
+}
 
 // Settings of the whole process. `exact` makes every operation answer a question in one way, in its own precision; otherwise
 // PyTorch may pick what is fastest today.

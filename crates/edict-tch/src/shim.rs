@@ -11,6 +11,7 @@ type Handle = *const c_void;
 
 // SAFETY: the signatures are those of shim.cpp, which is compiled with this crate. All may be called at any time from any thread.
 unsafe extern "C" {
+    safe fn edict_tch_check_version() -> *const c_char;
     safe fn edict_tch_set_exact(exact: c_int) -> *const c_char;
     safe fn edict_tch_load_cuda() -> *const c_char;
     fn edict_tch_count_gpus(count: *mut c_int) -> *const c_char;
@@ -44,6 +45,11 @@ unsafe extern "C" {
         silu: c_int,
         out: *mut *mut c_void,
     ) -> *const c_char;
+}
+
+/// Fails with the version of the libtorch that was loaded, if it is another than the one that this crate was built with.
+pub(crate) fn check_version() -> Result<(), String> {
+    answer(edict_tch_check_version())
 }
 
 /// Switches PyTorch's deterministic algorithms on and whatever rounds more than the element type off, or the other way round.

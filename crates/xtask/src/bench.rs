@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::{cargo, root};
+use crate::{cargo, libtorch, root};
 
 /// Runs a program of the workspace with its options.
-pub(crate) fn run(package: &str, options: &[String]) -> ExitCode {
-    let mut arguments = vec!["run", "--release", "--quiet", "-p", package, "--"];
+pub(crate) fn run(package: &str, features: &[&str], options: &[String]) -> ExitCode {
+    let mut arguments = vec!["run", "--release", "--quiet", "-p", package];
+    arguments.extend(features.iter().flat_map(|feature| ["--features", feature]));
+    arguments.push("--");
     arguments.extend(options.iter().map(String::as_str));
     match cargo(&arguments).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
@@ -36,7 +38,15 @@ pub(crate) fn networks(options: &[String]) -> ExitCode {
             }
         }
     }
-    run("edict-bench", &options)
+    let backends = options.iter().skip_while(|option| !option.starts_with("--backends")).take(2);
+    if !backends.into_iter().any(|option| option.contains("tch")) {
+        return run("edict-bench", &[], &options);
+    }
+    if let Err(reason) = libtorch::prepare() {
+        eprintln!("xtask: {reason}");
+        return ExitCode::FAILURE;
+    }
+    run("edict-bench", &["tch"], &options)
 }
 
 /// Makes the Python environment of `benches/compare`, once.

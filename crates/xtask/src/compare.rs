@@ -64,10 +64,8 @@ fn compare(arguments: &[String]) -> Result<ExitCode, String> {
         return Ok(ExitCode::from(2));
     };
     libtorch::prepare()?;
-    let python = match options.iter().position(|option| option == "--python") {
-        Some(at) => options.get(at + 1).map(PathBuf::from).ok_or("--python needs a path")?,
-        None => bench::python()?,
-    };
+    let own = python(options)?;
+    let python = own.clone().map_or_else(bench::python, Ok)?;
     if subject == "sd15" {
         bench::random_model(&python, "sd15")?;
     }
@@ -77,7 +75,7 @@ fn compare(arguments: &[String]) -> Result<ExitCode, String> {
     bench::succeed(&mut cargo(&build), "cargo build")?;
     let mut program = Command::new(root().join("target/release/edict-compare"));
     program.current_dir(root()).args(preset).args(options);
-    if !options.iter().any(|option| option == "--python") {
+    if own.is_none() {
         program.arg("--python").arg(python);
     }
     let status = program.status().map_err(|error| format!("edict-compare could not be run: {error}"))?;
@@ -91,9 +89,31 @@ fn subject(arguments: &[String]) -> Option<(&'static str, &'static [&'static str
     Some((name, preset, rest))
 }
 
+/// Finds the Python that the options name, as `--python PATH` or `--python=PATH`.
+fn python(options: &[String]) -> Result<Option<PathBuf>, String> {
+    for (i, option) in options.iter().enumerate() {
+        let path = match option.strip_prefix("--python") {
+            Some("") => options.get(i + 1).map(String::as_str),
+            Some(rest) => rest.strip_prefix('='),
+            None => continue,
+        };
+        return path.map(|path| Some(path.into())).ok_or_else(|| "--python needs a path".to_owned());
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn python_is_named_in_either_way() {
+        let named = |words: &[&str]| python(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
+        assert_eq!(named(&["--rounds", "5"]), Ok(None));
+        assert_eq!(named(&["--rounds", "5", "--python", "py"]), Ok(Some("py".into())));
+        assert_eq!(named(&["--python=py", "--json"]), Ok(Some("py".into())));
+        assert!(named(&["--python"]).is_err());
+    }
 
     #[test]
     fn the_first_argument_names_the_subject() {

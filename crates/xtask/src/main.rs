@@ -45,7 +45,7 @@ const TASKS: [Task; 9] = [
     (
         "edit-bench",
         "measures edits whose right outcome is known; options go to the program",
-        Run::With(|options| bench::run("edict-edit-bench", options)),
+        Run::With(|options| bench::run("edict-edit-bench", &[], options)),
     ),
     (
         "bench-unet",

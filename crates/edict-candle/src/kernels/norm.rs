@@ -53,7 +53,7 @@ fn group_norm_cpu<T: Real>(
         return Aligned::default();
     }
     let items: Vec<_> =
-        x.chunks(plane * channels).map(|x| Affine::of(x, groups, eps, [weight, bias])).collect();
+        x.par_chunks(plane * channels).map(|x| Affine::of(x, groups, eps, [weight, bias])).collect();
     if silu {
         filled(x.len(), channels, &Normalise::<_, true> { x, plane, items: &items })
     } else {
