@@ -249,12 +249,10 @@ fn compare(
     let mut theirs = Vec::new();
     for round in 0..=rounds {
         for ((_, run), mine) in runs.iter_mut().zip(&mut mine) {
-            if peer.is_some() {
-                // PyTorch's threads go on spinning for some milliseconds in case there is more to do.
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            rest();
             mine.push(run()?);
         }
+        rest();
         theirs.extend(peer.as_mut().map(|peer| peer.seconds(asked)).transpose()?);
         // The first warms up.
         if round == 0 {
@@ -275,6 +273,11 @@ fn compare(
         found["pytorch"] = pytorch.into();
     }
     Ok(found)
+}
+
+/// Lets the threads of PyTorch fall asleep, which go on spinning for some milliseconds in case there is more to do.
+fn rest() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 /// Under which name a back end's ratio to PyTorch stands.

@@ -5,11 +5,11 @@
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::io::{Write, stderr};
-use std::process::exit;
+use std::io::{IsTerminal, Write, stderr};
 
-/// The system's allocator, except that a request which it cannot meet ends the program like any other failure: with one line and
-/// status 1. Output files are renamed into place when they are complete, so none is left half-written.
+/// The system's allocator, except that a request which it cannot meet ends the program with one line and status 1, instead of aborting
+/// it. That goes for requests too whose sender would have had an answer to a refusal. Outputs get their names when they are complete, so
+/// none is half-written under its own.
 pub(crate) struct OrExit;
 
 // SAFETY: each method hands its arguments, and with them its contract, to the system's allocator. A null result does not come back.
@@ -47,9 +47,19 @@ fn given(block: *mut u8, bytes: usize) -> *mut u8 {
 #[cold]
 fn end(bytes: usize) -> ! {
     let megabytes = bytes.div_ceil(1 << 20);
+    let mut stderr = stderr().lock();
+    // On a terminal the cursor may stand behind a line of progress.
+    let fresh = if stderr.is_terminal() { "\n" } else { "" };
     let _ = writeln!(
-        stderr(),
-        "\nerror: out of memory: {megabytes} MiB more cannot be had; a smaller picture (`--size`) or `--weights f16` needs less"
+        stderr,
+        "{fresh}error: out of memory: {megabytes} MiB more cannot be had; a smaller picture or networks in a narrower format need less"
     );
-    exit(1)
+    // Other threads are still computing: nothing may be taken down under them.
+    #[cfg(unix)]
+    // SAFETY: the call takes a number and does not return.
+    unsafe {
+        libc::_exit(1)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(1)
 }

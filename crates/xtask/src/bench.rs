@@ -27,26 +27,42 @@ pub(crate) fn run(package: &str, features: &[&str], options: &[String]) -> ExitC
 
 /// Times the networks beside PyTorch, which is installed under `target/` first where no other Python is named.
 pub(crate) fn networks(options: &[String]) -> ExitCode {
-    let mut options = options.to_vec();
-    let needless = ["--python", "--help", "-h", "--version"];
-    if !options.iter().any(|option| needless.contains(&option.as_str()) || option.starts_with("--python=")) {
-        match python() {
-            Ok(python) => options.extend(["--python".to_owned(), python.to_string_lossy().into_owned()]),
-            Err(reason) => {
-                eprintln!("xtask: {reason}");
-                return ExitCode::FAILURE;
-            }
+    match prepared(options) {
+        Ok((features, options)) => run("edict-bench", features, &options),
+        Err(reason) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::FAILURE
         }
     }
-    let backends = options.iter().skip_while(|option| !option.starts_with("--backends")).take(2);
-    if !backends.into_iter().any(|option| option.contains("tch")) {
-        return run("edict-bench", &[], &options);
+}
+
+/// Prepares what the options ask for; returns features to build with, and the options with what was left out.
+fn prepared(options: &[String]) -> Result<(&'static [&'static str], Vec<String>), String> {
+    let mut options = options.to_vec();
+    if options.iter().any(|option| ["--help", "-h", "--version", "-V"].contains(&option.as_str())) {
+        return Ok((&[], options));
     }
-    if let Err(reason) = libtorch::prepare() {
-        eprintln!("xtask: {reason}");
-        return ExitCode::FAILURE;
+    if value(&options, "--python")?.is_none() {
+        options.extend(["--python".to_owned(), python()?.to_string_lossy().into_owned()]);
     }
-    run("edict-bench", &["tch"], &options)
+    let tch = value(&options, "--backends")?.is_some_and(|names| names.split(',').any(|name| name == "tch"));
+    if tch {
+        libtorch::prepare()?;
+    }
+    Ok((if tch { &["tch"] } else { &[] }, options))
+}
+
+/// Finds what an option was given, as `NAME VALUE` or `NAME=VALUE`.
+pub(crate) fn value<'a>(options: &'a [String], name: &str) -> Result<Option<&'a str>, String> {
+    for (i, option) in options.iter().enumerate() {
+        let value = match option.strip_prefix(name) {
+            Some("") => options.get(i + 1).map(String::as_str),
+            Some(rest) if rest.starts_with('=') => rest.get(1..),
+            _ => continue,
+        };
+        return value.map(Some).ok_or_else(|| format!("{name} needs a value"));
+    }
+    Ok(None)
 }
 
 /// Makes the Python environment of `benches/compare`, once.
@@ -85,5 +101,20 @@ pub(crate) fn succeed(command: &mut Command, name: &str) -> Result<(), String> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{name} ended with {status}")),
         Err(error) => Err(format!("{name} could not be run: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_is_written_in_either_way() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(value(&words("--rounds 5"), "--python"), Ok(None));
+        assert_eq!(value(&words("--rounds 5 --python py"), "--python"), Ok(Some("py")));
+        assert_eq!(value(&words("--python=py --json"), "--python"), Ok(Some("py")));
+        assert_eq!(value(&words("--pythonic py"), "--python"), Ok(None));
+        assert!(value(&words("--json --python"), "--python").is_err());
     }
 }

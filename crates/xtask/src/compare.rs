@@ -1,6 +1,5 @@
 //! `cargo xtask compare`: the same edit by candle, by PyTorch behind edict, and by PyTorch in Python.
 
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use crate::{bench, cargo, libtorch, root};
@@ -63,9 +62,9 @@ fn compare(arguments: &[String]) -> Result<ExitCode, String> {
         );
         return Ok(ExitCode::from(2));
     };
+    let named = bench::value(options, "--python")?;
     libtorch::prepare()?;
-    let own = python(options)?;
-    let python = own.clone().map_or_else(bench::python, Ok)?;
+    let python = named.map_or_else(bench::python, |path| Ok(path.into()))?;
     if subject == "sd15" {
         bench::random_model(&python, "sd15")?;
     }
@@ -75,7 +74,7 @@ fn compare(arguments: &[String]) -> Result<ExitCode, String> {
     bench::succeed(&mut cargo(&build), "cargo build")?;
     let mut program = Command::new(root().join("target/release/edict-compare"));
     program.current_dir(root()).args(preset).args(options);
-    if own.is_none() {
+    if named.is_none() {
         program.arg("--python").arg(python);
     }
     let status = program.status().map_err(|error| format!("edict-compare could not be run: {error}"))?;
@@ -89,31 +88,9 @@ fn subject(arguments: &[String]) -> Option<(&'static str, &'static [&'static str
     Some((name, preset, rest))
 }
 
-/// Finds the Python that the options name, as `--python PATH` or `--python=PATH`.
-fn python(options: &[String]) -> Result<Option<PathBuf>, String> {
-    for (i, option) in options.iter().enumerate() {
-        let path = match option.strip_prefix("--python") {
-            Some("") => options.get(i + 1).map(String::as_str),
-            Some(rest) => rest.strip_prefix('='),
-            None => continue,
-        };
-        return path.map(|path| Some(path.into())).ok_or_else(|| "--python needs a path".to_owned());
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn python_is_named_in_either_way() {
-        let named = |words: &[&str]| python(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
-        assert_eq!(named(&["--rounds", "5"]), Ok(None));
-        assert_eq!(named(&["--rounds", "5", "--python", "py"]), Ok(Some("py".into())));
-        assert_eq!(named(&["--python=py", "--json"]), Ok(Some("py".into())));
-        assert!(named(&["--python"]).is_err());
-    }
 
     #[test]
     fn the_first_argument_names_the_subject() {

@@ -27,7 +27,7 @@ const STAGES: [(&str, Stage); 7] = [
     ("clippy", |_| succeeds(cargo(&["clippy", "--release", "--all-targets", "--", "-D", "warnings"]))),
     // What PyTorch is in, without PyTorch.
     ("clippy tch", |_| {
-        let features = "edict-cli/tch,edict-diffusion/tch,edict-tch/doc-only";
+        let features = "edict-bench/tch,edict-cli/tch,edict-diffusion/tch,edict-tch/doc-only";
         let lint = ["clippy", "--release", "--all-targets", "--workspace", "--features", features];
         let mut lint = cargo(&lint);
         lint.args(["--", "-D", "warnings"]);
