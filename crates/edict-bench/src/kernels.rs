@@ -112,12 +112,13 @@ impl Kernel {
     /// Puts data on the device.
     pub(crate) fn prepare<'a, B: Backend>(&self, backend: &'a B) -> Result<Ready<'a>, Fault> {
         let up = |shape: &[usize]| backend.upload(wave(shape).view());
-        let mut x = up(&self.shape)?;
-        if self.shape.len() == 4 {
-            // Images lie in memory as the back end's own operations leave them.
-            let [height, width] = [self.shape[2], self.shape[3]];
-            x = backend.tokens_to_image(&backend.image_to_tokens(&x)?, height, width)?;
-        }
+        let x = match *self.shape {
+            // In memory as the back end's own operations leave images: the channels of a pixel side by side.
+            [batch, channels, height, width] => {
+                backend.tokens_to_image(&up(&[batch, height * width, channels])?, height, width)?
+            }
+            _ => up(&self.shape)?,
+        };
         let channels = if self.shape.len() == 4 { self.shape[1] } else { self.shape[self.shape.len() - 1] };
         let work: Work<'a> = match self.kind {
             "conv" => {
