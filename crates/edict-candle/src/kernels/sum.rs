@@ -1,11 +1,16 @@
 //! Mean and variance of rows, by sums whose order follows from the row's length and the instruction set alone.
 
+use std::array;
+
 use pulp::Simd;
 
 use super::Real;
 
 /// Elements whose sums are formed together. Sums of pieces, added up, err less than one long one.
 const PIECE: usize = 256;
+
+/// Elements that are written out at once: vector by vector they are then converted.
+const AT_ONCE: usize = 64;
 
 /// Elements that fill a number of vectors, whatever their size.
 const LANES: usize = 16;
@@ -18,19 +23,26 @@ pub(crate) fn moments<S: Simd, T: Real>(simd: S, x: &[T]) -> [f64; 2] {
     let origin = x.first().map_or(0.0, |x| x.wide());
     let (mut sum, mut square) = (0.0, 0.0);
     for x in x.chunks(PIECE) {
-        // Written out, elements are converted vector by vector.
-        let mut wide = [0.0; PIECE];
-        for (wide, x) in wide.iter_mut().zip(x) {
-            *wide = x.wide() - origin;
-        }
-        let vectors = S::as_simd_f64s(&wide[..x.len().next_multiple_of(LANES)]).0;
         // Two chains of each, which do not wait for one another.
         let (mut sums, mut squares) = ([simd.splat_f64s(0.0); 2], [simd.splat_f64s(0.0); 2]);
-        for x in vectors.as_chunks::<2>().0 {
-            for i in 0..2 {
-                sums[i] = simd.add_f64s(sums[i], x[i]);
-                squares[i] = simd.mul_add_e_f64s(x[i], x[i], squares[i]);
+        let mut add = |wide: &[f64]| {
+            for x in S::as_simd_f64s(wide).0.as_chunks::<2>().0 {
+                for i in 0..2 {
+                    sums[i] = simd.add_f64s(sums[i], x[i]);
+                    squares[i] = simd.mul_add_e_f64s(x[i], x[i], squares[i]);
+                }
             }
+        };
+        let (whole, rest) = x.as_chunks::<AT_ONCE>();
+        for x in whole {
+            add(&array::from_fn::<_, AT_ONCE, _>(|i| x[i].wide() - origin));
+        }
+        if !rest.is_empty() {
+            let mut wide = [0.0; AT_ONCE];
+            for (wide, x) in wide.iter_mut().zip(rest) {
+                *wide = x.wide() - origin;
+            }
+            add(&wide[..rest.len().next_multiple_of(LANES)]);
         }
         sum += simd.reduce_sum_f64s(simd.add_f64s(sums[0], sums[1]));
         square += simd.reduce_sum_f64s(simd.add_f64s(squares[0], squares[1]));
