@@ -33,5 +33,5 @@ def begin(source, checkpoints, vae_step, unet_step):
     load(encoder, source / "text_encoder" / "model.safetensors")
     for name, step, nets in [("vae", vae_step, {"vae": vae}), ("unet", unet_step, {"unet": unet, "text_encoder": encoder})]:
         run = Run(name, checkpoints, nets, step, learning_rate=0.0, decay=0.0, seed=step)
-        run.step = step
+        run.step = run.begun = step
         run.save()

@@ -41,9 +41,9 @@ def draw_scenes(program, folder, count, seed):
     return pictures, captions
 
 
-def as_tensor(pictures):
+def as_tensor(pictures, device="cpu"):
     """u8 `[n, h, w, 3]` to float `[n, 3, h, w]` in [-1, 1], channels last in memory."""
-    pixels = torch.from_numpy(np.array(pictures, np.uint8)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.array(pictures, np.uint8)).to(device).permute(0, 3, 1, 2)
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -14,6 +14,7 @@ class Latents:
 
     def __init__(self, folder, vae, scenes, mark):
         self.vae, self.scenes = vae, scenes
+        mark = f"{mark}, {len(scenes)} scenes"
         marked = Path(folder) / "latents.mark"
         fresh = not marked.exists() or marked.read_text() != mark
         size = data.SIDE // 4
@@ -26,13 +27,13 @@ class Latents:
 
     @torch.no_grad()
     def posterior(self, at):
-        """Mean and standard deviation, each `[len(at), networks.LATENT_CHANNELS, h, w]`."""
+        """Mean and standard deviation, each `[len(at), networks.LATENT_CHANNELS, h, w]`, where the VAE is."""
         missing = np.array([i for i in at if not self.known[i]])
         if len(missing):
-            moments = self.vae.encode(data.as_tensor(self.scenes[missing])).latent_dist
-            self.values[missing] = torch.cat([moments.mean, moments.std], 1).numpy().astype(np.float16)
+            moments = self.vae.encode(data.as_tensor(self.scenes[missing], self.vae.device)).latent_dist
+            self.values[missing] = torch.cat([moments.mean, moments.std], 1).half().cpu().numpy()
             self.known[missing] = 1
-        return torch.from_numpy(self.values[at].astype(np.float32)).chunk(2, 1)
+        return torch.from_numpy(self.values[at]).to(self.vae.device).float().chunk(2, 1)
 
 
 def measure_scale(vae, scenes):

@@ -36,12 +36,12 @@ class Ema:
             average.copy_(held)
 
 
-def rate(step, steps, warm_up, final):
-    """Share of the learning rate: warm-up, constant, then a linear descent over the last share `final`.
+def rate(step, steps, warm_up, final, begun=0):
+    """Share of the learning rate: warm-up from step `begun` on, constant, then a linear descent over the last share `final`.
 
     The constant part makes `steps` a number that a later run may raise or lower.
     """
-    return min(1.0, (step + 1) / warm_up, max(0.0, (steps - step) / (max(1, final * steps))) + 1e-3)
+    return min(1.0, (step - begun + 1) / warm_up, max(0.0, (steps - step) / (max(1, final * steps))) + 1e-3)
 
 
 def optimizers(nets, learning_rate):
@@ -63,39 +63,48 @@ class Stopped(Exception):
 class Run:
     """What the loops share: networks, optimizer, average, random numbers, checkpoint file, log."""
 
-    def __init__(self, name, folder, nets, steps, learning_rate, decay, seed):
+    def __init__(self, name, folder, nets, steps, learning_rate, decay, seed, device="cpu"):
         self.name, self.path, self.steps = name, Path(folder) / f"{name}.pt", steps
-        self.nets, self.learning_rate = nets, learning_rate
+        self.nets, self.learning_rate, self.device = nets, learning_rate, torch.device(device)
         parameters = [p for net in nets.values() for p in net.parameters()]
         self.parameters = parameters
         self.optimizers = optimizers(nets, learning_rate)
         self.ema = Ema(parameters, decay)
-        self.torch_rng = torch.Generator().manual_seed(seed)
+        self.torch_rng = torch.Generator(self.device).manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.step, self.seconds, self.history = 0, 0.0, []
+        # The step that the optimizers began at, knowing nothing.
+        self.begun = 0
         self.stop = False
         if self.path.exists():
             self.load()
 
     def load(self):
-        saved = torch.load(self.path, weights_only=False)
+        saved = torch.load(self.path, map_location="cpu", weights_only=False)
         for key, net in self.nets.items():
             net.load_state_dict(saved["nets"][key])
         for optimizer, state in zip(self.optimizers, saved["optimizers"]):
             optimizer.load_state_dict(state)
-        self.ema.averages = saved["ema"]
-        self.torch_rng.set_state(saved["torch_rng"])
+        self.ema.averages = [average.to(self.device) for average in saved["ema"]]
+        if saved.get("device", "cpu") == self.device.type:
+            self.torch_rng.set_state(saved["torch_rng"])
+        else:
+            # A generator's state is its kind of device's own: it goes on from another place.
+            self.torch_rng.manual_seed(saved["step"])
         self.rng.bit_generator.state = saved["rng"]
         self.step, self.seconds, self.history = saved["step"], saved["seconds"], saved["history"]
+        self.begun = saved.get("begun", 0)
 
     def save(self):
         saved = {
             "nets": {key: net.state_dict() for key, net in self.nets.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "ema": self.ema.averages,
+            "device": self.device.type,
             "torch_rng": self.torch_rng.get_state(),
             "rng": self.rng.bit_generator.state,
             "step": self.step,
+            "begun": self.begun,
             "seconds": self.seconds,
             "history": self.history,
         }
@@ -131,14 +140,20 @@ class Run:
             net.train()
         saved_at = logged_at = time.time()
         sums, logged_step = {}, self.step
+
+        def means():
+            # Read now and then only: to read a number is to wait for the device.
+            found = {key: value.item() / (self.step - logged_step) for key, value in sums.items()}
+            if not all(math.isfinite(value) for value in found.values()):
+                raise FloatingPointError(f"{found} up to step {self.step}")
+            return " ".join(f"{key} {value:.4f}" for key, value in found.items())
+
         while self.step < self.steps:
             begun = time.time()
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate * rate(self.step, self.steps, warm_up, final)
+                    group["lr"] = self.learning_rate * rate(self.step, self.steps, warm_up, final, self.begun)
             loss, numbers = loss_of_batch()
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"loss {loss.item()} at step {self.step}")
             for parameter in self.parameters:
                 parameter.grad = None
             loss.backward()
@@ -148,18 +163,19 @@ class Run:
             self.step += 1
             self.ema.update(self.step)
             self.seconds += time.time() - begun
-            for key, value in {"loss": loss.item(), "gradient": norm.item(), **numbers}.items():
-                sums[key] = sums.get(key, 0.0) + value
+            for key, value in {"loss": loss, "gradient": norm, **numbers}.items():
+                sums[key] = sums.get(key, 0.0) + value.detach()
             done = self.step == self.steps
-            if self.step % 50 == 0 or done or self.stop:
+            saving = done or self.stop or time.time() - saved_at > SAVE_SECONDS
+            if self.step % 50 == 0 or saving:
+                text = means()
                 count = self.step - logged_step
-                means = " ".join(f"{key} {value / count:.4f}" for key, value in sums.items())
-                self.log(f"{means}, {(time.time() - logged_at) / count:.2f} s/step")
+                self.log(f"{text}, {(time.time() - logged_at) / count:.3f} s/step")
                 sums, logged_step, logged_at = {}, self.step, time.time()
             if self.step % every == 0 or done:
                 self.watched(evaluate)
                 logged_at = time.time()
-            if time.time() - saved_at > SAVE_SECONDS or done or self.stop:
+            if saving:
                 self.save()
                 saved_at = time.time()
             if self.stop:

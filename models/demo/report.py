@@ -41,18 +41,18 @@ def sample(vae, scale, unet, encoder, tokenizer, prompts, guidance=3.0, steps=25
     """Pictures u8 `[n, h, w, 3]` for prompts, by DDIM from seeded noise."""
     scheduler = networks.scheduler()
     scheduler.set_timesteps(steps)
-    words = text.tokens(tokenizer, list(prompts) + [""] * len(prompts))
+    words = text.tokens(tokenizer, list(prompts) + [""] * len(prompts)).to(unet.device)
     states = encoder(words).last_hidden_state
     generator = torch.Generator().manual_seed(seed)
     size = data.SIDE // 4
-    latents = torch.randn((len(prompts), networks.LATENT_CHANNELS, size, size), generator=generator)
+    latents = torch.randn((len(prompts), networks.LATENT_CHANNELS, size, size), generator=generator).to(unet.device)
     for t in scheduler.timesteps:
         both = torch.cat([latents] * 2).contiguous(memory_format=torch.channels_last)
         positive, negative = unet(both, t, states).sample.chunk(2)
         noise = negative + guidance * (positive - negative)
         latents = scheduler.step(noise, t, latents).prev_sample
     pixels = vae.decode(latents / scale).sample.clamp(-1, 1)
-    return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def sheet(path, pictures, columns, zoom=2):

@@ -45,6 +45,11 @@ def arguments():
     train = commands.add_parser("train", parents=[common])
     train.add_argument("--vae-steps", type=int, default=3200)
     train.add_argument("--unet-steps", type=int, default=20000, help="may be raised or lowered when going on")
+    train.add_argument("--device", default="cpu", help="where U-Net and text encoder are trained, e.g. cuda:0")
+    train.add_argument("--batch", type=int, default=16, help="of the U-Net")
+    train.add_argument("--learning-rate", type=float, default=8e-4, help="of the U-Net")
+    train.add_argument("--evaluate-every", type=int, default=500, help="steps of the U-Net")
+    train.add_argument("--training-scenes", type=int, default=data.TRAIN_SCENES)
     decoder = commands.add_parser("decoder", parents=[common])
     decoder.add_argument("--steps", type=int, required=True)
     start = commands.add_parser("begin", parents=[common])
@@ -78,12 +83,23 @@ def held_out(options):
 
 def train(options):
     options.checkpoints.mkdir(parents=True, exist_ok=True)
-    pictures, captions = scenes(options, "scenes", data.TRAIN_SCENES, data.TRAIN_SEED)
+    if not options.device.startswith("cpu"):
+        # On a processor the word would allow products in bf16.
+        torch.set_float32_matmul_precision("high")
+    pictures, captions = scenes(options, "scenes", options.training_scenes, data.TRAIN_SEED)
     kept_pictures, kept_captions = held_out(options)
     network, run = vae.train_vae(options.checkpoints, pictures, kept_pictures, options.vae_steps)
     mark = f"vae step {run.step}"
     unet.train_unet(
-        options.checkpoints, network, mark, pictures, captions, kept_pictures, kept_captions, options.unet_steps
+        options.checkpoints,
+        network,
+        mark,
+        pictures,
+        captions,
+        kept_pictures,
+        kept_captions,
+        options.unet_steps,
+        options,
     )
 
 

@@ -37,7 +37,7 @@ def reconstruction_loss(found, pictures):
     """L1 and squared error; returns the loss and the numbers to log."""
     error = found - pictures
     absolute, square = error.abs().mean(), error.square().mean()
-    return absolute + 8 * square, {"psnr": -10 * math.log10(square.item() / 4)}
+    return absolute + 8 * square, {"psnr": -10 * (square / 4).log10()}
 
 
 def decoder_path(folder):
@@ -62,7 +62,7 @@ def train_vae(folder, scenes, held_out, steps):
             # Mean over elements. Small: it keeps the latents bounded and the decoder smooth, no more.
             divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
             loss, numbers = reconstruction_loss(found, pictures)
-            return loss + 3e-4 * divergence, {"kl": divergence.item(), **numbers}
+            return loss + 3e-4 * divergence, {"kl": divergence, **numbers}
 
         run.log(f"{networks.parameters(vae)} parameters, to step {steps}")
         run.go(loss_of_batch, warm_up=100, final=0.25, evaluate=lambda: source.evaluate(vae), every=500)
