@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use edict_demo_model::SAMPLES;
-use edict_scenes::{Colour, Edit, Ground, HELD_OUT, Scene, Sky, Wording};
+use edict_scenes::{Colour, Edit, Ground, HELD_OUT, Kind, Scene, Sky, Style, Wording};
 use image::GenericImageView;
 use serde_json::json;
 use support::golden::model;
@@ -85,6 +85,7 @@ fn a_target_and_an_output_are_enough_for_an_edit_and_its_sheet() {
     assert_eq!(report["warnings"], json!([]));
     // The demo's own defaults: all 3 steps are run, with two calls each way, and inverted without guidance.
     assert_eq!(settings["strength"], 1.0);
+    assert_eq!(settings["guidance"], 2.0);
     assert_eq!(settings["source_guidance"], 1.0);
     assert_eq!(report["network_calls"], 12);
 
@@ -183,8 +184,11 @@ fn another_model_takes_nothing_from_the_demo() {
     let run = call.with("--source", "a photo").arg("--json").run();
     let settings = &run.json()["settings"];
     assert_eq!(settings["model"], json!(model("tiny-sd1")));
-    // Its own size, not the demo's.
+    // Its own size, not the demo's; and what is meant for any model.
     assert_eq!(settings["size"], json!([96, 64]));
+    assert_eq!(settings["strength"], 0.8);
+    assert_eq!(settings["guidance"], 3.0);
+    assert_eq!(settings["source_guidance"], 3.0);
     assert!(settings.get("sample").is_none());
     assert!(!run.stderr().contains("demo model"), "{}", run.stderr());
 }
@@ -257,6 +261,10 @@ fn sdedit_edits_by_the_noise_of_a_seed() {
     let edit = |seed: &str| {
         let report = desk.edit().args("--sampler sdedit --seed").arg(seed).json();
         assert_eq!(report["settings"]["sampler"], "sdedit");
+        assert_eq!(
+            (&report["settings"]["guidance"], &report["settings"]["strength"]),
+            (&json!(2.0), &json!(0.8))
+        );
         // It inverts nothing, and takes one call a step.
         assert_eq!(report["network_calls"], 2);
         desk.bytes("out.png")
@@ -269,6 +277,7 @@ fn sdedit_edits_by_the_noise_of_a_seed() {
 fn an_inversion_is_generated_from_to_every_bit_without_naming_the_model() {
     let desk = Desk::new();
     let made = desk.call("invert", "inversion").args("--steps 4 --sample mushroom").json();
+    assert_eq!((&made["settings"]["guidance"], &made["settings"]["strength"]), (&json!(1.0), &json!(1.0)));
     assert_eq!(made["settings"]["prompt"], SAMPLES[3].caption);
     let from = |output: &str| desk.call("generate", output).with("--inversion", desk.at("inversion"));
     let back = from("back.png").json();
@@ -306,6 +315,10 @@ fn fresh_noise_becomes_a_picture_of_the_models_own_size() {
     let desk = Desk::new();
     let report = desk.call("generate", "new.png").args("--steps 2").with("--prompt", "a red car").json();
     assert_eq!(report["settings"]["model"], "demo");
+    assert_eq!(
+        (&report["settings"]["guidance"], &report["settings"]["strength"]),
+        (&json!(2.0), &json!(1.0))
+    );
     assert_eq!(desk.size("new.png"), (64, 64));
 }
 
@@ -319,7 +332,36 @@ fn apart(a: &[u8], b: &[u8], region: &[bool], inside: bool) -> f64 {
 }
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "160 calls of a network: minutes without optimization")]
+#[cfg_attr(debug_assertions, ignore = "240 calls of a network: minutes without optimization")]
+fn an_edit_of_each_kind_with_the_defaults_comes_nearer_to_what_was_asked_for() {
+    let source = Scene::from_seed(HELD_OUT + 760);
+    let edits = [
+        Edit::Kind(Kind::Star),
+        Edit::Colour(Colour::Blue),
+        Edit::Sky(Sky::Night),
+        Edit::Ground(Ground::Desert),
+        Edit::Style(Style::Pencil),
+    ];
+    let targets = edits.map(|edit| edit.apply(&source));
+    let desk = Desk::new();
+    let call = targets.iter().fold(desk.call("edit", "out.png"), |call, target| {
+        call.with("--target", target.caption(&Wording::COMPLETE))
+    });
+    let settings = call.json()["settings"].clone();
+    assert_eq!(settings["steps"], 20);
+    let before = source.render(64).unwrap();
+    for (i, target) in targets.iter().enumerate() {
+        let after = target.render(64).unwrap();
+        let region = before.changed(&after).unwrap();
+        let edited = image::open(desk.at(&format!("out-{}.png", i + 1))).unwrap().into_rgb8().into_raw();
+        let [to, from] = [&after, &before].map(|wanted| apart(&edited, wanted.bytes(), &region, true));
+        println!("{:?}: {to:.5} from what is wanted, {from:.5} from what was there", edits[i]);
+        assert!(to < from, "{:?}: {to} {from}", edits[i]);
+    }
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "80 calls of a network: minutes without optimization")]
 fn an_edit_with_the_defaults_changes_what_the_prompt_names_and_keeps_the_rest() {
     // The scene of the default sample, whose picture edict-demo-model checks against this seed.
     let source = Scene::from_seed(HELD_OUT + 760);

@@ -108,19 +108,23 @@ class Networks:
 
 
 def run_of(scheduler, steps, strength):
-    """The timesteps t_0 .. t_{n-1} that are run and the alpha-bars A_0 .. A_n, for timesteps spaced from the end, as Stable Diffusion has them."""
+    """The timesteps t_0 .. t_{n-1} that are run and the alpha-bars A_0 .. A_n."""
     config = scheduler.config
-    if config.timestep_spacing != "leading":
-        raise NotImplementedError(f"timestep spacing {config.timestep_spacing}")
     # In float64: the scheduler's own table is float32.
     roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps, dtype=torch.float64)
     table = torch.cumprod(1 - roots**2, 0)
-    stride = config.num_train_timesteps // steps
-    every = [stride * i + config.steps_offset for i in reversed(range(steps))]
-    timesteps = every[steps - math.floor(steps * strength + 0.5) :]
     last = 1.0 if config.set_alpha_to_one else table[0].item()
-    bars = [table[t].item() for t in timesteps]
-    bars.append(table[timesteps[-1] - stride].item() if timesteps[-1] >= stride else last)
+    if config.timestep_spacing == "leading":
+        stride = config.num_train_timesteps // steps
+        every = [stride * i + config.steps_offset for i in reversed(range(steps))]
+        if every[-1] >= stride:
+            last = table[every[-1] - stride].item()
+    elif config.timestep_spacing == "trailing":
+        every = [round(config.num_train_timesteps - i * (config.num_train_timesteps / steps)) - 1 for i in range(steps)]
+    else:
+        raise NotImplementedError(f"timestep spacing {config.timestep_spacing}")
+    timesteps = every[steps - math.floor(steps * strength + 0.5) :]
+    bars = [table[t].item() for t in timesteps] + [last]
     return timesteps, bars, table
 
 

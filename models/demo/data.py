@@ -41,6 +41,12 @@ def draw_scenes(program, folder, count, seed):
     return pictures, captions
 
 
+def to_device(array, device):
+    """Copies an array; a GPU gets it in its turn, without being waited for."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def as_tensor(pictures, device="cpu"):
     """u8 `[n, h, w, 3]` to float `[n, 3, h, w]` in [-1, 1], channels last in memory."""
     pixels = torch.from_numpy(np.array(pictures, np.uint8)).to(device).permute(0, 3, 1, 2)

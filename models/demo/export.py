@@ -17,7 +17,7 @@ from vae import decoder_path
 
 def averaged(nets, path):
     """Loads networks with their averages, in the order in which the average holds them."""
-    saved = torch.load(path, weights_only=False)
+    saved = torch.load(path, map_location="cpu", weights_only=False)
     for key, net in nets.items():
         net.load_state_dict(saved["nets"][key])
         net.eval().requires_grad_(False)

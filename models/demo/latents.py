@@ -7,6 +7,7 @@ import torch
 
 import data
 import networks
+from data import to_device
 
 
 class Latents:
@@ -33,7 +34,7 @@ class Latents:
             moments = self.vae.encode(data.as_tensor(self.scenes[missing], self.vae.device)).latent_dist
             self.values[missing] = torch.cat([moments.mean, moments.std], 1).half().cpu().numpy()
             self.known[missing] = 1
-        return torch.from_numpy(self.values[at]).to(self.vae.device).float().chunk(2, 1)
+        return to_device(self.values[at], self.vae.device).float().chunk(2, 1)
 
 
 def measure_scale(vae, scenes):

@@ -73,8 +73,8 @@ class Run:
         self.torch_rng = torch.Generator(self.device).manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.step, self.seconds, self.history = 0, 0.0, []
-        # The step that the optimizers began at, knowing nothing.
-        self.begun = 0
+        # Scenes seen, and the step that the optimizers began at, knowing nothing.
+        self.seen = self.begun = 0
         self.stop = False
         if self.path.exists():
             self.load()
@@ -93,7 +93,8 @@ class Run:
             self.torch_rng.manual_seed(saved["step"])
         self.rng.bit_generator.state = saved["rng"]
         self.step, self.seconds, self.history = saved["step"], saved["seconds"], saved["history"]
-        self.begun = saved.get("begun", 0)
+        # Before these were kept, batches were of 16.
+        self.seen, self.begun = saved.get("seen", 16 * self.step), saved.get("begun", 0)
 
     def save(self):
         saved = {
@@ -104,6 +105,7 @@ class Run:
             "torch_rng": self.torch_rng.get_state(),
             "rng": self.rng.bit_generator.state,
             "step": self.step,
+            "seen": self.seen,
             "begun": self.begun,
             "seconds": self.seconds,
             "history": self.history,
@@ -149,7 +151,7 @@ class Run:
             return " ".join(f"{key} {value:.4f}" for key, value in found.items())
 
         while self.step < self.steps:
-            begun = time.time()
+            started = time.time()
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = self.learning_rate * rate(self.step, self.steps, warm_up, final, self.begun)
@@ -162,7 +164,7 @@ class Run:
                 optimizer.step()
             self.step += 1
             self.ema.update(self.step)
-            self.seconds += time.time() - begun
+            self.seconds += time.time() - started
             for key, value in {"loss": loss, "gradient": norm, **numbers}.items():
                 sums[key] = sums.get(key, 0.0) + value.detach()
             done = self.step == self.steps
@@ -178,5 +180,6 @@ class Run:
             if saving:
                 self.save()
                 saved_at = time.time()
-            if self.stop:
+            # A signal that came since is answered after the next step, whose checkpoint is then written.
+            if saving and self.stop:
                 raise Stopped

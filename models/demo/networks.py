@@ -71,7 +71,8 @@ def scheduler():
         set_alpha_to_one=False,
         steps_offset=1,
         prediction_type="epsilon",
-        timestep_spacing="leading",
+        # However few the steps, the first is then at the last timestep (arXiv:2305.08891), where the sky is decided.
+        timestep_spacing="trailing",
     )
 
 

@@ -40,17 +40,18 @@ def arguments():
     common.add_argument("--checkpoints", type=Path, default=ROOT / "target" / "demo-training")
     common.add_argument("--scenes", help="scene program; built and run through cargo by default")
     common.add_argument("--threads", type=int, default=2)
+    scenes_of = argparse.ArgumentParser(add_help=False)
+    scenes_of.add_argument("--training-scenes", type=int, default=data.TRAIN_SCENES)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", parents=[common])
+    train = commands.add_parser("train", parents=[common, scenes_of])
     train.add_argument("--vae-steps", type=int, default=3200)
     train.add_argument("--unet-steps", type=int, default=20000, help="may be raised or lowered when going on")
     train.add_argument("--device", default="cpu", help="where U-Net and text encoder are trained, e.g. cuda:0")
     train.add_argument("--batch", type=int, default=16, help="of the U-Net")
     train.add_argument("--learning-rate", type=float, default=8e-4, help="of the U-Net")
     train.add_argument("--evaluate-every", type=int, default=500, help="steps of the U-Net")
-    train.add_argument("--training-scenes", type=int, default=data.TRAIN_SCENES)
-    decoder = commands.add_parser("decoder", parents=[common])
+    decoder = commands.add_parser("decoder", parents=[common, scenes_of])
     decoder.add_argument("--steps", type=int, required=True)
     start = commands.add_parser("begin", parents=[common])
     start.add_argument("--source", type=Path, required=True)
@@ -83,9 +84,7 @@ def held_out(options):
 
 def train(options):
     options.checkpoints.mkdir(parents=True, exist_ok=True)
-    if not options.device.startswith("cpu"):
-        # On a processor the word would allow products in bf16.
-        torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.matmul.allow_tf32 = True
     pictures, captions = scenes(options, "scenes", options.training_scenes, data.TRAIN_SEED)
     kept_pictures, kept_captions = held_out(options)
     network, run = vae.train_vae(options.checkpoints, pictures, kept_pictures, options.vae_steps)
@@ -104,7 +103,7 @@ def train(options):
 
 
 def train_decoder(options):
-    pictures, _ = scenes(options, "scenes", data.TRAIN_SCENES, data.TRAIN_SEED)
+    pictures, _ = scenes(options, "scenes", options.training_scenes, data.TRAIN_SEED)
     network, _ = vae.train_vae(options.checkpoints, pictures, held_out(options)[0], steps=0)
     vae.train_decoder(options.checkpoints, network, pictures, held_out(options)[0], options.steps)
 

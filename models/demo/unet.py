@@ -52,14 +52,15 @@ def train_unet(folder, vae, mark, scenes, captions, held_out, held_out_captions,
 
     def loss_of_batch():
         # Every scene once a pass: a permutation that follows from the number of the pass.
-        at = [pass_order(run.step * batch + i, len(scenes)) for i in range(batch)]
+        at = [pass_order(run.seen + i, len(scenes)) for i in range(batch)]
+        run.seen += batch
         words = tokens[at, run.rng.integers(tokens.shape[1], size=batch)].astype(np.int64)
         words[run.rng.random(batch) < 0.1] = empty
         mean, std = posteriors.posterior(np.array(at))
         draw = torch.randn(mean.shape, generator=run.torch_rng, device=device)
         noise = torch.randn(mean.shape, generator=run.torch_rng, device=device)
         t = torch.randint(0, 1000, (batch,), generator=run.torch_rng, device=device)
-        states = encoder(torch.from_numpy(words).to(device)).last_hidden_state
+        states = encoder(data.to_device(words, device)).last_hidden_state
         found = unet(noisy(scale * (mean + std * draw), noise, t), t, states).sample
         square = (found - noise).square().mean((1, 2, 3))
         return (weights[t] * square).mean(), {"mse": square.mean()}

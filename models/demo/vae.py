@@ -1,6 +1,5 @@
 """Training of the VAE: the whole of it, or its decoder alone."""
 
-import math
 from pathlib import Path
 
 import numpy as np

@@ -86,10 +86,10 @@ pub(crate) struct ModelArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Steps over the full schedule [default: 50]
+    /// Steps over the full schedule [default: 50; 20 with the demo model]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     pub(crate) steps: Option<usize>,
-    /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise and for edits with the demo model]
+    /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise, and with the demo model but for sdedit]
     #[arg(long, value_name = "S", value_parser = strength, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
     /// How to walk the steps: edict; belm or bdia at half the network calls; ddim, which does not come back [default: edict]
@@ -111,7 +111,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GuidanceArgs {
-    /// Guidance scale; 1 turns guidance off [default: 3]
+    /// Guidance scale; 1 turns guidance off [default: that of the inversion; else 3, with the demo model 2, and 1 for `edict invert`]
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub(crate) guidance: Option<f64>,
     /// Training timesteps at which guidance is on; outside them the scale is 1
@@ -291,13 +291,13 @@ pub(crate) struct SweepArgs {
     /// Strengths, between commas [default: 0.6,0.8,1]
     #[arg(long, value_name = "LIST", value_parser = strength, value_delimiter = ',', allow_negative_numbers = true)]
     pub(crate) strengths: Vec<f64>,
-    /// Guidance scales, between commas [default: 1,3,5,7]
+    /// Guidance scales, between commas [default: 1,3,5,7; 1,2,3,5 with the demo model]
     #[arg(long, value_name = "LIST", value_parser = finite, value_delimiter = ',', allow_negative_numbers = true)]
     pub(crate) guidances: Vec<f64>,
     /// Mixing weights of edict, between commas: more rows [default: auto]
     #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
     pub(crate) mixing_weights: Vec<WeightArg>,
-    /// Guidance scale of the inversions [default: that of --guidance, 3; 1 with the demo model]
+    /// Guidance scale of the inversions [default: that of --guidance; 1 with the demo model]
     #[arg(long, value_name = "G", value_parser = finite, allow_negative_numbers = true)]
     pub(crate) source_guidance: Option<f64>,
     #[command(flatten)]

@@ -113,18 +113,3 @@ impl<'a> Input<'a> {
         }
     }
 }
-
-/// The share of the schedule that an edit runs where no `--strength` is given.
-///
-/// The demo model decides on the sky in its first ten steps of fifty, so that its edits need them all; SDEdit would be left with
-/// nothing of the picture.
-pub(crate) fn edit_strength(model: &ModelArgs, sampler: Option<SamplerName>) -> f64 {
-    if model.model.is_none() && sampler != Some(SamplerName::Sdedit) { 1.0 } else { 0.8 }
-}
-
-/// The guidance of an edit's inversion where no `--source-guidance` is given; `guidance` is that of the generation.
-///
-/// Noise that the demo model finds under guidance holds on to the source: a red house came out green instead of blue.
-pub(crate) fn source_guidance(model: &ModelArgs, guidance: f64) -> f64 {
-    if model.model.is_none() { 1.0 } else { guidance }
-}

@@ -4,6 +4,7 @@
 mod args;
 mod backends;
 mod commands;
+mod defaults;
 mod failure;
 mod input;
 mod measure;

@@ -8,6 +8,7 @@ use edict_stable_diffusion::{AnySampler, GuidanceSettings, Inversion, ModelFolde
 use serde_json::{Map, Value, json};
 
 use crate::args::{GuidanceArgs, RunArgs, SamplerName, WeightArg};
+use crate::defaults::Defaults;
 use crate::failure::{Failure, chain};
 use crate::progress::Reporter;
 
@@ -23,7 +24,7 @@ pub(crate) struct RunSettings {
 }
 
 impl RunSettings {
-    pub(crate) fn new(args: &RunArgs, default_strength: f64, reporter: &Reporter) -> Self {
+    pub(crate) fn new(args: &RunArgs, defaults: Defaults, reporter: &Reporter) -> Self {
         let sampler = args.sampler.unwrap_or(SamplerName::Edict);
         let edict = sampler == SamplerName::Edict;
         let useless = [
@@ -36,8 +37,8 @@ impl RunSettings {
             reporter.warn(format!("{flag} has no effect with --sampler {}", sampler.name()));
         }
         Self {
-            steps: args.steps.unwrap_or(50),
-            strength: args.strength.unwrap_or(default_strength),
+            steps: args.steps.unwrap_or(defaults.steps),
+            strength: args.strength.unwrap_or(defaults.strength),
             sampler,
             exact: !args.float && can_be_exact(sampler),
             mixing_weight: match args.mixing_weight {
@@ -241,9 +242,6 @@ pub(crate) fn check_kept(
     }
     Ok(())
 }
-
-/// Guidance when nothing is said about it.
-pub(crate) const DEFAULT_GUIDANCE: GuidanceSettings = GuidanceSettings { scale: 3.0, interval: None };
 
 /// Fills in the defaults of guidance; `default` is that of a file, or the program's.
 pub(crate) fn guidance(args: &GuidanceArgs, default: GuidanceSettings) -> GuidanceSettings {

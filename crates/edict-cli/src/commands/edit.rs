@@ -8,15 +8,14 @@ use ndarray::{Array3, ArrayD, Axis};
 
 use crate::args::{EditArgs, SamplerName};
 use crate::backends::Offered;
+use crate::defaults::Defaults;
 use crate::failure::Failure;
-use crate::input::{self, Input};
+use crate::input::Input;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, noise_json, noise_quality};
 use crate::run;
 use crate::session::{self, Session};
-use crate::settings::{
-    self, DEFAULT_GUIDANCE, RunSettings, check_kept, insert_run, report_stability, stability_json,
-};
+use crate::settings::{self, RunSettings, check_kept, insert_run, report_stability, stability_json};
 use crate::sheet::{Tile, sheet};
 
 pub(crate) fn run<B: Offered>(args: &EditArgs, reporter: &Reporter) -> Result<Report, Failure> {
@@ -48,13 +47,12 @@ pub(crate) fn run<B: Offered>(args: &EditArgs, reporter: &Reporter) -> Result<Re
         }
         (None, None) => return Err(Failure::usage("there is nothing to edit")),
         (None, Some(input)) => {
-            let settings =
-                RunSettings::new(&args.run, input::edit_strength(&args.model, args.run.sampler), reporter);
-            let guidance = settings::guidance(&args.guidance, DEFAULT_GUIDANCE);
+            let defaults = Defaults::of(&args.model).for_sampler(args.run.sampler);
+            let settings = RunSettings::new(&args.run, defaults, reporter);
+            let guidance = settings::guidance(&args.guidance, defaults.guidance);
             let negative = args.guidance.negative.clone().unwrap_or_default();
             let mut source_guidance = guidance;
-            source_guidance.scale =
-                args.source_guidance.unwrap_or(input::source_guidance(&args.model, guidance.scale));
+            source_guidance.scale = args.source_guidance.unwrap_or(defaults.source_guidance(guidance.scale));
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);

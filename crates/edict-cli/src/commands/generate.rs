@@ -11,14 +11,13 @@ use serde_json::json;
 
 use crate::args::GenerateArgs;
 use crate::backends::Offered;
+use crate::defaults::Defaults;
 use crate::failure::Failure;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance};
 use crate::run::{self, Checked};
 use crate::session;
-use crate::settings::{
-    self, DEFAULT_GUIDANCE, RunSettings, check_kept, insert_run, report_stability, stability_json,
-};
+use crate::settings::{self, RunSettings, check_kept, insert_run, report_stability, stability_json};
 
 pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let outputs: Vec<_> = std::iter::once(args.output.as_path()).chain(args.latents.as_deref()).collect();
@@ -52,7 +51,8 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
             }
         }
         None => {
-            let settings = RunSettings::new(&args.run, 1.0, reporter);
+            let defaults = Defaults { strength: 1.0, ..Defaults::of(&args.model) };
+            let settings = RunSettings::new(&args.run, defaults, reporter);
             settings.must_invert()?;
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
@@ -70,7 +70,7 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
                 trajectory,
                 strength: settings.strength,
                 schedule: folder.schedule().clone(),
-                guidance: DEFAULT_GUIDANCE,
+                guidance: defaults.guidance,
                 prompt: String::new(),
                 negative: String::new(),
                 origin: session.origin.clone(),

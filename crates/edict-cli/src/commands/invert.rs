@@ -10,15 +10,14 @@ use serde_json::json;
 
 use crate::args::InvertArgs;
 use crate::backends::Offered;
+use crate::defaults::Defaults;
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, noise_json, noise_quality};
 use crate::run;
 use crate::session::{self, Session};
-use crate::settings::{
-    self, DEFAULT_GUIDANCE, RunSettings, check_kept, insert_run, report_stability, stability_json,
-};
+use crate::settings::{self, RunSettings, check_kept, insert_run, report_stability, stability_json};
 
 pub(crate) fn run<B: Offered>(args: &InvertArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let input = match args.resume {
@@ -40,7 +39,8 @@ pub(crate) fn run<B: Offered>(args: &InvertArgs, reporter: &Reporter) -> Result<
         }
         (None, None) => return Err(Failure::usage("there is nothing to invert")),
         (None, Some(input)) => {
-            let settings = RunSettings::new(&args.run, 0.8, reporter);
+            let defaults = Defaults::of(&args.model);
+            let settings = RunSettings::new(&args.run, defaults, reporter);
             settings.must_invert()?;
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
@@ -60,7 +60,7 @@ pub(crate) fn run<B: Offered>(args: &InvertArgs, reporter: &Reporter) -> Result<
                 sampler,
                 strength: settings.strength,
                 schedule: session.model.schedule().clone(),
-                guidance: settings::guidance(&args.guidance, DEFAULT_GUIDANCE),
+                guidance: settings::guidance(&args.guidance, defaults.inversion_guidance()),
                 prompt: input.prompt.to_owned(),
                 negative: args.guidance.negative.clone().unwrap_or_default(),
                 origin: session.origin.clone(),

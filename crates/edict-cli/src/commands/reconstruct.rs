@@ -7,6 +7,7 @@ use serde_json::{Map, json};
 
 use crate::args::{CompareArgs, GuidanceArgs, ImageArgs, ModelArgs, ReconstructArgs, RunArgs};
 use crate::backends::Offered;
+use crate::defaults::Defaults;
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::measure::{Row, Subject, candidates, row_json, table};
@@ -14,7 +15,7 @@ use crate::plot;
 use crate::progress::{Reporter, check_interrupt};
 use crate::report::{Report, finite, insert_guidance, insert_image};
 use crate::session;
-use crate::settings::{self, DEFAULT_GUIDANCE, RunSettings, insert_run, report_stability, stability_json};
+use crate::settings::{self, RunSettings, insert_run, report_stability, stability_json};
 
 pub(crate) fn run<B: Offered>(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report, Failure> {
     session::check_outputs(args.output.as_deref())?;
@@ -70,7 +71,7 @@ impl Job<'_> {
     ) -> Result<Report, Failure> {
         let input = Input::choose(self.image, self.model, self.prompt, "--prompt")?;
         let settings = self.settings(reporter);
-        let guidance = settings::guidance(self.guidance, DEFAULT_GUIDANCE);
+        let guidance = settings::guidance(self.guidance, Defaults::of(self.model).guidance);
         let negative = self.guidance.negative.clone().unwrap_or_default();
         let folder = session::open_folder(self.model.model.as_deref(), reporter)?;
         let trajectory = settings.trajectory(&folder)?;
@@ -126,7 +127,7 @@ impl Job<'_> {
             reporter.warn(format!("{flag} has no effect: every sampler is measured"));
         }
         let plain = RunArgs { sampler: None, float: false, gamma: None, ..self.run.clone() };
-        let settings = RunSettings::new(&plain, 0.8, reporter);
+        let settings = RunSettings::new(&plain, Defaults::of(self.model), reporter);
         RunSettings { gamma: self.run.gamma.unwrap_or(settings.gamma), ..settings }
     }
 }

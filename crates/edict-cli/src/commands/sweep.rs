@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use crate::args::{RunArgs, SweepArgs, WeightArg};
 use crate::backends::Offered;
+use crate::defaults::Defaults;
 use crate::failure::Failure;
-use crate::input::{self, Input};
+use crate::input::Input;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, insert_image};
 use crate::run;
 use crate::session;
-use crate::settings::{self, DEFAULT_GUIDANCE, RunSettings, insert_run, report_stability};
+use crate::settings::{self, RunSettings, insert_run, report_stability};
 use crate::sheet::{Tile, sheet};
 
 pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failure> {
@@ -21,9 +22,10 @@ pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<R
     session::check_outputs([args.output.as_path()])?;
     session::check_picture_name(&args.output, reporter);
     let or = |given: &[f64], default: &[f64]| if given.is_empty() { default } else { given }.to_vec();
-    let guidance = settings::guidance(&args.guidance, DEFAULT_GUIDANCE);
+    let defaults = Defaults::of(&args.model);
+    let guidance = settings::guidance(&args.guidance, defaults.guidance);
     let (strengths, guidances) =
-        (or(&args.strengths, &[0.6, 0.8, 1.0]), or(&args.guidances, &[1.0, 3.0, 5.0, 7.0]));
+        (or(&args.strengths, &[0.6, 0.8, 1.0]), or(&args.guidances, &defaults.guidances));
     let weights = match &args.mixing_weights[..] {
         [] => vec![args.run.mixing_weight.unwrap_or(WeightArg::Auto)],
         weights => weights.to_vec(),
@@ -31,14 +33,20 @@ pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<R
     if args.run.strength.is_some() {
         reporter.warn("--strength has no effect: --strengths says which are drawn".to_owned());
     }
+    if args.guidance.guidance.is_some() && args.source_guidance.or(defaults.source_guidance).is_some() {
+        reporter.warn("--guidance has no effect: --guidances says which are drawn".to_owned());
+    }
     let folder = session::open_folder(args.model.model.as_deref(), reporter)?;
     // Everything that can be refused is refused before the first run.
     let mut runs = Vec::new();
     for weight in &weights {
         for strength in &strengths {
             let (mixing_weight, strength) = (Some(*weight), Some(*strength));
-            let settings =
-                RunSettings::new(&RunArgs { mixing_weight, strength, ..args.run.clone() }, 0.8, reporter);
+            let settings = RunSettings::new(
+                &RunArgs { mixing_weight, strength, ..args.run.clone() },
+                defaults,
+                reporter,
+            );
             settings.must_invert()?;
             let trajectory = settings.trajectory(&folder)?;
             runs.push((settings, settings.sampler(&trajectory)?, trajectory));
@@ -55,7 +63,7 @@ pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<R
     let source = session::first(&session.model.decode(&latent)?)?;
     let negative = args.guidance.negative.clone().unwrap_or_default();
     let source_guidance = GuidanceSettings {
-        scale: args.source_guidance.unwrap_or(input::source_guidance(&args.model, guidance.scale)),
+        scale: args.source_guidance.unwrap_or(defaults.source_guidance(guidance.scale)),
         ..guidance
     };
 

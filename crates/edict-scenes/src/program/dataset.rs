@@ -24,7 +24,7 @@ fn npy_header(shape: [u64; 4]) -> Vec<u8> {
 }
 
 /// Bytes of pictures that a thread draws, roughly, before they are written.
-const A_THREAD: usize = 3 << 20;
+const SHARE_BYTES: usize = 3 << 20;
 
 /// The pixels of scenes, and their captions, a line each.
 fn draw(seeds: Range<u64>, size: usize, captions: usize) -> Result<(Vec<u8>, String), ProgramError> {
@@ -53,7 +53,7 @@ pub(super) fn write(options: &Dataset) -> Result<(), ProgramError> {
     let header = npy_header([count, size as u64, size as u64, 3]);
     images.write_all(&header).map_err(ProgramError::write(&images_path))?;
     let threads = thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let share = (A_THREAD / (3 * size * size)).max(1) as u64;
+    let share = (SHARE_BYTES / (3 * size * size)).max(1) as u64;
     let mut next = seed;
     while next < end {
         let after = |shares: u64| next.saturating_add(shares * share).min(end);
