@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use edict_demo_model::SAMPLES;
 use edict_scenes::{Colour, Edit, Ground, HELD_OUT, Kind, Scene, Sky, Style, Wording};
 use image::GenericImageView;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::golden::model;
 use support::{Edict, edict, image};
 use tempfile::TempDir;
@@ -175,6 +175,27 @@ fn every_command_that_reads_a_picture_takes_the_sample() {
             assert_eq!(identical["equal"], identical["total"]);
         }
     }
+}
+
+#[test]
+fn a_sweep_says_that_guidance_has_no_effect_where_inversions_have_their_own() {
+    let desk = Desk::new();
+    let sweep = || {
+        let call =
+            desk.call("sweep", "grid.png").with("--target", "a car").args("--strengths 0.5 --guidances 1");
+        call.args("--steps 2 --guidance 4")
+    };
+    let warned = |report: Value| report["warnings"].to_string().contains("--guidance has no effect");
+    assert!(warned(sweep().json()));
+    // With another model, inversions are at that scale unless they are given one.
+    let other = || {
+        sweep()
+            .with("--model", model("tiny-sd1"))
+            .with("--image", image("photo-64.png"))
+            .with("--source", "x")
+    };
+    assert!(!warned(other().json()));
+    assert!(warned(other().args("--source-guidance 2").json()));
 }
 
 #[test]

@@ -90,15 +90,7 @@ def train(options):
     network, run = vae.train_vae(options.checkpoints, pictures, kept_pictures, options.vae_steps)
     mark = f"vae step {run.step}"
     unet.train_unet(
-        options.checkpoints,
-        network,
-        mark,
-        pictures,
-        captions,
-        kept_pictures,
-        kept_captions,
-        options.unet_steps,
-        options,
+        options.checkpoints, network, mark, pictures, captions, kept_pictures, kept_captions, options
     )
 
 

@@ -13,12 +13,12 @@ from latents import Latents, measure_scale
 from loop import Run
 
 
-def train_unet(folder, vae, mark, scenes, captions, held_out, held_out_captions, steps, options):
+def train_unet(folder, vae, mark, scenes, captions, held_out, held_out_captions, options):
     """Trains U-Net and text encoder together; returns them with the averaged parameters.
 
-    `options` has `device`, `batch`, `learning_rate` and `evaluate_every`.
+    `options` has `unet_steps`, `device`, `batch`, `learning_rate` and `evaluate_every`.
     """
-    device, batch = torch.device(options.device), options.batch
+    steps, device, batch = options.unet_steps, torch.device(options.device), options.batch
     folder = Path(folder)
     tokenizer_folder = folder / "tokenizer"
     if not (tokenizer_folder / "merges.txt").exists():
