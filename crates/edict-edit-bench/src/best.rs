@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use edict_scenes::Attribute;
 
-use crate::bootstrap::interval;
 use crate::runs::{Run, comparable, local, methods, places};
 use crate::score::written;
 
@@ -58,13 +57,12 @@ pub(crate) fn markdown(runs: &[Run], picked_on: Option<&[Run]>) -> String {
         let Some(run) = chosen(runs, picked_on, method, &all, false) else { continue };
         let shares = run.shares();
         let local = run.of(|(place, _)| local(&all).contains(place));
-        let [low, high] = interval(&run.successes());
         let _ = writeln!(
             text,
-            "| {method} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {} | {} | {} | {} | {} |",
+            "| {method} | {} | {} | {} | {shares} | {} | {} | {} | {} | {} |",
             run.setting,
             run.calls,
-            run.success(),
+            run.success_written(),
             written(run.preservation()),
             written(run.floor()),
             written(local.preservation()),
@@ -75,17 +73,17 @@ pub(crate) fn markdown(runs: &[Run], picked_on: Option<&[Run]>) -> String {
     let _ = write!(
         text,
         "\n## The best setting for each attribute\n\nTwice: of all settings, and of those that keep within {KEPT} dB of what the \
-         autoencoder alone keeps.\n\n| attribute | method | at | success (95%) | preservation | refused | autoencoder | \
-         within {KEPT} dB at | success (95%) | preservation | refused |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+         autoencoder alone keeps{}.\n\n| attribute | method | at | success (95%) | preservation | refused | autoencoder | \
+         within {KEPT} dB at | success (95%) | preservation | refused |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        if picked_on.is_some() { ", on the edits that settings were picked on" } else { "" },
     );
     for (place, attribute) in Attribute::ALL.into_iter().enumerate() {
         for method in methods(runs) {
             let cell = |run: &Run| {
-                let [low, high] = interval(&run.successes());
                 format!(
-                    "{} | {:.3} ({low:.3}-{high:.3}) | {} | {}",
+                    "{} | {} | {} | {}",
                     run.setting,
-                    run.success(),
+                    run.success_written(),
                     written(run.preservation()),
                     run.refused(),
                 )

@@ -9,9 +9,20 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::Fault;
 
 /// The side of the pictures that a model makes.
-pub(crate) fn side(folder: &ModelFolder) -> usize {
-    folder.unet_config().sample_size.map_or(64, |[side, _]| side * folder.vae_config().factor())
+///
+/// # Errors
+/// If they are not square, as scenes are.
+pub(crate) fn side(folder: &ModelFolder) -> Result<usize, Fault> {
+    let size = folder.image_size();
+    if size.width == size.height {
+        Ok(size.width)
+    } else {
+        Err(format!("the model makes {size}, and scenes are square").into())
+    }
 }
+
+/// So many cases of each attribute have seeds of their own.
+pub(crate) const NUMBERS: u64 = 100_000;
 
 /// A scene, its picture, and the picture that an ideal edit makes.
 pub(crate) struct Case {
@@ -27,10 +38,10 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Draws case `number` of an attribute, from seeds no training scene has.
+    /// Draws case `number` of an attribute, below [`NUMBERS`], from seeds no training scene has.
     pub(crate) fn draw(attribute: Attribute, number: u64, side: usize) -> Result<Self, Fault> {
         // Every attribute has seeds of its own; the first 512 held-out ones have watched over training.
-        let seed = HELD_OUT + 10_000 + attribute as u64 * 100_000 + number;
+        let seed = HELD_OUT + 10_000 + attribute as u64 * NUMBERS + number;
         let case = EditCase::from_seed(seed, attribute);
         let (source, target) = (case.source.render(side)?, case.target.render(side)?);
         Ok(Self {

@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod best;
-mod bootstrap;
 mod case;
+mod interval;
 mod measure;
 mod method;
 mod pareto;
@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
+use clap::value_parser;
 use edict_scenes::Attribute;
 use edict_stable_diffusion::ModelFolder;
 use measure::Bench;
@@ -48,10 +49,10 @@ pub(crate) struct Options {
     #[arg(long, default_value = "target/edit-bench.jsonl")]
     results: PathBuf,
     /// Edits of each kind
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = value_parser!(u64).range(1..=case::NUMBERS / 2))]
     cases: u64,
     /// Number of the first edit of each kind: settings picked on some edits are to be judged on others
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(..case::NUMBERS / 2))]
     first: u64,
     /// Guidance scales
     #[arg(long, value_delimiter = ',', default_value = "1,2,3,5,7")]
@@ -101,7 +102,7 @@ pub(crate) struct Options {
 impl Options {
     /// The numbers of the edits of each kind.
     fn numbers(&self) -> Range<u64> {
-        self.first..self.first.saturating_add(self.cases)
+        self.first..self.first + self.cases
     }
 }
 
@@ -148,7 +149,7 @@ fn source_guidance(text: &str) -> Result<SourceGuidance, String> {
 
 /// Pairs every step count with every strength and every guidance scale.
 fn plans(options: &Options, folder: &ModelFolder) -> Result<Vec<Plan>, Fault> {
-    let mut plans = Vec::new();
+    let mut all: Vec<Setting> = Vec::new();
     for &steps in &options.steps {
         for &strength in &options.strength {
             let mut settings = Vec::new();
@@ -159,19 +160,17 @@ fn plans(options: &Options, folder: &ModelFolder) -> Result<Vec<Plan>, Fault> {
                         SourceGuidance::Of(scale) => scale,
                     };
                     let setting = Setting { guidance, source_guidance, strength, steps };
-                    if !settings.contains(&setting) {
+                    if !settings.contains(&setting) && !all.contains(&setting) {
                         settings.push(setting);
                     }
                 }
             }
             // Those that share an inversion stand together, so that it is made once.
             settings.sort_by(|a: &Setting, b| a.source_guidance.total_cmp(&b.source_guidance));
-            for setting in settings {
-                plans.push(Plan::new(setting, folder)?);
-            }
+            all.extend(settings);
         }
     }
-    Ok(plans)
+    all.into_iter().map(|setting| Plan::new(setting, folder)).collect()
 }
 
 fn run(options: &Options) -> Result<(), Fault> {
@@ -185,14 +184,17 @@ fn run(options: &Options) -> Result<(), Fault> {
     let methods: Vec<_> = (Method::all(options.gamma)?.into_iter())
         .filter(|method| options.methods.iter().any(|name| name == method.name()))
         .collect();
+    let side = case::side(&folder)?;
     let with = json!({
-        "model": fingerprint, "gamma": options.gamma, "scenes": case::fingerprint(case::side(&folder))?, "scoring": score::VERSION,
+        "model": fingerprint, "gamma": options.gamma, "scenes": case::fingerprint(side)?, "scoring": score::VERSION,
     });
     let picked_on = match &options.pick {
         Some(path) => Some(picked_on(path, options, (&methods, &plans), &with)?),
         None => None,
     };
-    let results = Results::open(&options.results, &with)?;
+    let picks = picked_on.as_deref().map(Picks::of);
+    let open = if options.summary { Results::read } else { Results::open };
+    let results = open(&options.results, &with)?;
     if !options.summary {
         let cases: Vec<_> =
             options.numbers().flat_map(|number| Attribute::ALL.map(|a| (a, number))).collect();
@@ -200,13 +202,17 @@ fn run(options: &Options) -> Result<(), Fault> {
             folder: &folder,
             methods: &methods,
             plans: &plans,
-            picks: picked_on.as_deref().map(Picks::of),
+            picks: picks.as_ref(),
             reconstruct: 50,
             pictures: options.pictures.as_deref(),
         };
         bench.measure(&cases, options.workers, &results)?;
     }
-    let runs = runs::runs(&methods, &plans, options.numbers(), options.criterion, &results)?;
+    let mut runs = runs::runs(&methods, &plans, options.numbers(), options.criterion, &results)?;
+    if let Some(picks) = &picks {
+        // A file may have results of what was picked before the others had all of theirs.
+        runs = picks.of_picked(&runs);
+    }
     if runs.is_empty() {
         return Err(
             format!("{} has no results of these methods and settings", options.results.display()).into()
@@ -215,6 +221,7 @@ fn run(options: &Options) -> Result<(), Fault> {
     let about = About {
         model: fingerprint,
         gamma: options.gamma,
+        pixels: side * side,
         criterion: options.criterion,
         date: options.date.clone(),
     };
@@ -247,13 +254,7 @@ fn picked_on(
     with: &Value,
 ) -> Result<Vec<Run>, Fault> {
     let name = path.display();
-    if !path.exists() {
-        return Err(format!(
-            "{name}: no such file; measure some edits first, with --results {name} --first N"
-        )
-        .into());
-    }
-    let results = Results::open(path, with)?;
+    let results = Results::read(path, with)?;
     let (there, judged) = (results.numbers(), options.numbers());
     if there.start < judged.end && judged.start < there.end {
         return Err(format!(

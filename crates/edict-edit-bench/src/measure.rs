@@ -23,7 +23,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) methods: &'a [Method],
     pub(crate) plans: &'a [Plan],
     /// What is worth measuring, where not everything is.
-    pub(crate) picks: Option<Picks>,
+    pub(crate) picks: Option<&'a Picks>,
     /// The step count at which, at strength 1, pictures are also reconstructed: the paper's Table 1 on this data.
     pub(crate) reconstruct: usize,
     /// Where pictures are written.
@@ -75,7 +75,7 @@ impl Bench<'_> {
         for method in self.methods {
             let picked = |plan: &&Plan| {
                 let have = |picks: &Picks| picks.have(method.name(), plan.setting, attribute);
-                method.takes(plan.setting) && self.picks.as_ref().is_none_or(have)
+                method.takes(plan.setting) && self.picks.is_none_or(have)
             };
             jobs.extend(self.plans.iter().filter(picked).map(|plan| {
                 let key = key(method.name(), plan.setting, attribute, number);
@@ -87,7 +87,7 @@ impl Bench<'_> {
         if jobs.is_empty() && results.has(&ceiling_key) {
             return Ok(());
         }
-        let case = Case::draw(attribute, number, side(self.folder))?;
+        let case = Case::draw(attribute, number, side(self.folder)?)?;
         let latent = model.encode_images(case.source.view())?.mode();
         let floor = model.decode(&latent)?;
         let floor_mse = pixel_mse(floor.view(), case.source.view())?;
@@ -110,6 +110,11 @@ impl Bench<'_> {
                 let outcome = match latents {
                     Ok((edit, back)) => {
                         let edit = model.decode(&edit)?;
+                        // What is no picture can be neither scored nor written, and need not end the others.
+                        if !edit.iter().all(|value| value.is_finite()) {
+                            results.add(key, Err("the edit is not finite".to_owned()))?;
+                            continue;
+                        }
                         save(&format!("{} {}", method.name(), plan.setting), &edit)?;
                         let score = Score::of(&case, &edit, &floor);
                         let mse = |back| -> Result<f64, Fault> {
@@ -190,7 +195,10 @@ mod tests {
         let measure = || {
             let results = Results::open(&path, &json!({})).unwrap();
             bench.measure(&[(Attribute::Colour, 0)], 2, &results).unwrap();
-            assert_eq!(runs::ceiling(0..1, Criterion::Halfway, &results)[Attribute::Colour as usize].1, 1);
+            assert_eq!(
+                runs::ceiling(0..1, Criterion::Halfway, &results)[Attribute::Colour as usize].edits,
+                1
+            );
             runs::runs(&methods, &plans, 0..1, Criterion::Halfway, &results).unwrap()
         };
         let found = measure();

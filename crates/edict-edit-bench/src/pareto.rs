@@ -5,7 +5,9 @@
 
 use std::fmt::Write;
 
-use crate::bootstrap::{draws, middle};
+use edict_scenes::Attribute;
+
+use crate::interval::{draws, middle};
 use crate::method::Setting;
 use crate::runs::Run;
 use crate::score::decibels;
@@ -18,9 +20,21 @@ const SLACK: f64 = 1e-9;
 
 /// A run as a point: what it keeps and how often it succeeds.
 struct Point<'a> {
+    /// Its place among the runs.
+    index: usize,
     run: &'a Run,
     preservation: f64,
     success: f64,
+}
+
+/// Where a front has a step: at what a setting keeps.
+struct Step {
+    /// dB.
+    preservation: f64,
+    /// Whose: 0 ours, 1 theirs.
+    side: usize,
+    /// The setting's place among the runs of that side.
+    run: usize,
 }
 
 /// A front at one preservation.
@@ -44,6 +58,8 @@ pub(crate) struct Beside {
     /// Our success less theirs, and its 95% bootstrap interval over the cases.
     difference: f64,
     interval: [f64; 2],
+    /// The share of draws that the interval is of: those in which both keep so much.
+    drawn: f64,
 }
 
 /// Two fronts at one preservation.
@@ -80,38 +96,45 @@ pub(crate) fn compare(runs: &[Run], ours: &'static str, theirs: &'static str) ->
     let most = our_points.iter().map(|point| point.preservation).reduce(f64::max)?;
     their_points.first()?;
 
-    let mut steps: Vec<f64> = [&our_points, &their_points]
+    let mut steps: Vec<Step> = [&our_points, &their_points]
         .into_iter()
-        .flat_map(|points| {
+        .enumerate()
+        .flat_map(|(side, points)| {
             let places = places(points);
-            places.clone().into_iter().filter(move |place| !is_beaten(*place, &places))
+            let of = points.iter().map(move |point| Step {
+                preservation: point.preservation,
+                side,
+                run: point.index,
+            });
+            of.zip(places.clone()).filter(move |(_, place)| !is_beaten(*place, &places)).map(|(step, _)| step)
         })
-        .map(|(preservation, _)| preservation)
-        .filter(|preservation| (least..=most).contains(preservation))
+        .filter(|step| (least..=most).contains(&step.preservation))
         .collect();
-    steps.sort_by(|a, b| b.total_cmp(a));
-    steps.dedup();
-    let intervals = intervals(&our_runs, &their_runs, &steps, cases);
-    let level = |(&preservation, interval): (&f64, [f64; 2])| {
+    steps.sort_by(|a, b| b.preservation.total_cmp(&a.preservation));
+    steps.dedup_by(|a, b| a.preservation == b.preservation);
+    let differences = differences([&our_runs, &their_runs], &steps);
+    let level = |(step, drawn): (&Step, Vec<f64>)| {
+        let preservation = step.preservation;
         let ours = best(&our_points, preservation)?;
         let beside = best(&their_points, preservation).map(|theirs| Beside {
             theirs: Reached::of(theirs),
             difference: ours.success - theirs.success,
-            interval,
+            drawn: drawn.len() as f64 / DRAWS as f64,
+            interval: middle(drawn),
         });
         Some(Level { preservation, ours: Reached::of(ours), beside })
     };
-    let levels = steps.iter().zip(intervals).filter_map(level).collect();
+    let levels = steps.iter().zip(differences).filter_map(level).collect();
     Some(Comparison { ours, theirs, cases, levels })
 }
 
 /// Runs as points; one that kept nothing that could be measured is none.
 fn points(runs: &[Run]) -> Vec<Point<'_>> {
-    let point = |run| {
+    let point = |(index, run)| {
         let run: &Run = run;
-        Point { run, preservation: run.preservation(), success: run.success() }
+        Point { index, run, preservation: run.preservation(), success: run.success() }
     };
-    runs.iter().map(point).filter(|point| point.preservation.is_finite()).collect()
+    runs.iter().enumerate().map(point).filter(|point| point.preservation.is_finite()).collect()
 }
 
 fn places(points: &[Point<'_>]) -> Vec<(f64, f64)> {
@@ -144,50 +167,61 @@ fn best<'p, 'r>(points: &'p [Point<'r>], preservation: f64) -> Option<&'p Point<
     points.iter().filter(|point| point.preservation >= preservation - SLACK).max_by(order)
 }
 
-/// A run case by case: whether it succeeds, and the squared error of what it keeps.
-struct Cases(Vec<(bool, f64)>);
+/// A run case by case: whether it succeeds, the squared error of what it keeps, and over how many pixels.
+struct Cases(Vec<(bool, f64, usize)>);
 
 impl Cases {
     fn of(run: &Run) -> Self {
         let case = |outcome: &Option<(crate::score::Score, _)>| match outcome {
-            Some((score, _)) => (score.succeeds(run.criterion), score.kept),
-            None => (false, f64::NAN),
+            Some((score, _)) => (score.succeeds(run.criterion), score.kept_sums()[0], score.outside),
+            None => (false, 0.0, 0),
         };
         Self(run.outcomes.values().map(case).collect())
     }
 
     /// Preservation and success when each case counts so many times.
     fn place(&self, times: &[u32]) -> (f64, f64) {
-        let (mut hits, mut all, mut error, mut measured) = (0, 0, 0.0, 0);
-        for (&times, &(succeeds, kept)) in times.iter().zip(&self.0) {
+        let (mut hits, mut all, mut error, mut pixels) = (0, 0, 0.0, 0.0);
+        for (&times, &(succeeds, kept, outside)) in times.iter().zip(&self.0) {
             all += times;
             hits += times * u32::from(succeeds);
-            if times > 0 && !kept.is_nan() {
-                error += f64::from(times) * kept;
-                measured += times;
-            }
+            error += f64::from(times) * kept;
+            pixels += f64::from(times) * outside as f64;
         }
-        (decibels(error / f64::from(measured)), f64::from(hits) / f64::from(all))
+        (decibels(error / pixels), f64::from(hits) / f64::from(all))
     }
 }
 
-/// The 95% interval of the difference at each level. Every draw of the cases builds both fronts anew: which setting is best is as
-/// unsure as how good it is. Where one of the two does not reach the level, a draw says nothing.
-fn intervals(ours: &[Run], theirs: &[Run], levels: &[f64], cases: usize) -> Vec<[f64; 2]> {
-    let [ours, theirs] = [ours, theirs].map(|runs| runs.iter().map(Cases::of).collect::<Vec<_>>());
-    let mut differences = vec![Vec::new(); levels.len()];
-    for times in draws(cases, DRAWS) {
-        let [ours, theirs] =
-            [&ours, &theirs].map(|runs| runs.iter().map(|run| run.place(&times)).collect::<Vec<_>>());
-        for (differences, level) in differences.iter_mut().zip(levels) {
-            let front = |places: &[(f64, f64)]| {
+/// The differences at each step in draws of the cases, each of which builds both fronts anew: which setting is best is as unsure as
+/// how good it is. What the step's own setting keeps moves with the draw, and the level with it; were it held, the setting would
+/// drop off its own level in every second draw. Where the other side does not reach the level, a draw says nothing.
+fn differences(runs: [&[Run]; 2], steps: &[Step]) -> Vec<Vec<f64>> {
+    let cases = runs.map(|runs| runs.iter().map(Cases::of).collect::<Vec<_>>());
+    let mut differences = vec![Vec::new(); steps.len()];
+    for times in draws(&groups(runs), DRAWS) {
+        let places =
+            cases.each_ref().map(|runs| runs.iter().map(|run| run.place(&times)).collect::<Vec<_>>());
+        for (differences, step) in differences.iter_mut().zip(steps) {
+            let level = places[step.side][step.run].0;
+            let [ours, theirs] = places.each_ref().map(|places| {
                 let reach = places.iter().filter(|place| place.0 >= level - SLACK);
                 reach.map(|place| place.1).reduce(f64::max)
-            };
-            differences.extend(front(&ours).zip(front(&theirs)).map(|(ours, theirs)| ours - theirs));
+            });
+            differences.extend(ours.zip(theirs).map(|(ours, theirs)| ours - theirs));
         }
     }
-    differences.into_iter().map(middle).collect()
+    differences
+}
+
+/// How many cases each attribute has, in the order of the cases; all runs have the same.
+fn groups(runs: [&[Run]; 2]) -> Vec<usize> {
+    let mut groups = [0; Attribute::ALL.len()];
+    runs.into_iter()
+        .flatten()
+        .take(1)
+        .flat_map(|run| run.outcomes.keys())
+        .for_each(|case| groups[case.0] += 1);
+    groups.to_vec()
 }
 
 /// A comparison for people, as Markdown; `edits` says of which.
@@ -195,18 +229,19 @@ pub(crate) fn markdown(comparison: &Comparison, edits: &str) -> String {
     let Comparison { ours, theirs, cases, levels } = comparison;
     let mut text = format!(
         "\n## {ours} against {theirs}, {edits}\n\nBest success among the settings that keep as much or more, on the {cases} edits that \
-         both were tried on. The interval is that of the difference: {DRAWS} draws of the edits, each of which builds both fronts \
-         anew; draws in which one of the two does not keep so much are left out.\n\n\
-         | preservation | {ours} | at | refused | {theirs} | at | refused | difference (95%) |\n|---|---|---|---|---|---|---|---|\n"
+         both were tried on. The interval is that of the difference: {DRAWS} draws of each attribute's edits, each of which builds both \
+         fronts anew, at what the setting that makes the step keeps in that draw. Draws in which one of the two does not keep so much \
+         are left out; the last column has the share of the others.\n\n\
+         | preservation | {ours} | at | refused | {theirs} | at | refused | difference (95%) | draws |\n|---|---|---|---|---|---|---|---|---|\n"
     );
     // Writing to a string cannot fail.
     for Level { preservation, ours, beside } in levels {
         let cells = |at: &Reached| format!("{:.3} | {} | {}", at.success, at.setting, at.refused);
         let (their, difference) = match beside {
-            Some(Beside { theirs, difference, interval: [low, high] }) => {
-                (cells(theirs), format!("{difference:+.3} ({low:+.3} to {high:+.3})"))
+            Some(Beside { theirs, difference, interval: [low, high], drawn }) => {
+                (cells(theirs), format!("{difference:+.3} ({low:+.3} to {high:+.3}) | {drawn:.2}"))
             }
-            None => ("does not keep so much | - | -".to_owned(), "-".to_owned()),
+            None => ("does not keep so much | - | -".to_owned(), "- | -".to_owned()),
         };
         let _ = writeln!(text, "| {preservation:.2} dB | {} | {their} | {difference} |", cells(ours));
     }
@@ -282,7 +317,7 @@ mod tests {
         assert!(text.contains("At the other 2 no setting of ddim keeps so much."), "{text}");
         let cells: Vec<_> =
             text.lines().map(|line| line.matches('|').count()).filter(|cells| *cells > 0).collect();
-        assert_eq!(cells, [9; 5]);
+        assert_eq!(cells, [10; 5]);
     }
 
     #[test]
@@ -308,6 +343,40 @@ mod tests {
         let runs = [first, last, run("ddim", 1.0, 0, [0, 10], 30.0)];
         let Beside { interval, .. } = compare(&runs, "edict", "ddim").unwrap().levels[0].beside.unwrap();
         assert!(interval[0] >= 0.5 && interval[1] > 0.6, "{interval:?}");
+    }
+
+    #[test]
+    fn a_setting_stays_at_its_own_level_in_every_draw() {
+        // The second setting keeps more of some cases and less of others, so that what it keeps differs from draw to draw.
+        let mut uneven = run("edict", 3.0, 0, [10, 10], 30.0);
+        for (case, outcome) in &mut uneven.outcomes {
+            let (score, _) = outcome.as_mut().unwrap();
+            score.kept *= if case.1 < 5 { 1.5 } else { 0.5 };
+        }
+        let ours = [run("edict", 1.0, 0, [0, 10], 40.0), uneven];
+        let beside = |preservation| {
+            let runs = [&ours[..], &[run("ddim", 1.0, 0, [0, 10], preservation)]].concat();
+            compare(&runs, "edict", "ddim").unwrap().levels.pop().unwrap().beside.unwrap()
+        };
+        // In none does it drop to the setting that never succeeds.
+        let Beside { difference, interval, drawn, .. } = beside(35.0);
+        assert_eq!((difference, interval, drawn), (1.0, [1.0; 2], 1.0));
+        // The other keeps as much on the whole, and in about every second draw.
+        let Beside { difference, interval, drawn, .. } = beside(30.0);
+        assert_eq!((difference, interval), (1.0, [1.0; 2]));
+        assert!((0.3..0.7).contains(&drawn), "{drawn}");
+    }
+
+    #[test]
+    fn draws_have_as_many_cases_of_each_attribute() {
+        // All kinds succeed and no colour does: whatever is drawn, half of all.
+        let mut ours = run("edict", 1.0, 0, [10, 10], 30.0);
+        ours.outcomes.extend(run("edict", 1.0, 1, [0, 10], 30.0).outcomes);
+        let mut theirs = run("ddim", 1.0, 0, [0, 10], 30.0);
+        theirs.outcomes.extend(run("ddim", 1.0, 1, [0, 10], 30.0).outcomes);
+        let Beside { difference, interval, .. } =
+            compare(&[ours, theirs], "edict", "ddim").unwrap().levels[0].beside.unwrap();
+        assert_eq!((difference, interval), (0.5, [0.5; 2]));
     }
 
     #[test]

@@ -54,6 +54,12 @@ impl Picks {
         }
     }
 
+    /// Of runs, what was picked.
+    pub(crate) fn of_picked(&self, runs: &[Run]) -> Vec<Run> {
+        let picked = |run: &Run| run.of(|case| self.have(run.method, run.setting, Attribute::ALL[case.0]));
+        runs.iter().map(picked).filter(|run| !run.outcomes.is_empty()).collect()
+    }
+
     /// Whether a setting is to be judged on an attribute's edits.
     pub(crate) fn have(&self, method: &str, setting: Setting, attribute: Attribute) -> bool {
         let has = |pick: &Pick| pick.places.iter().any(|place| Attribute::ALL[*place] == attribute);
@@ -90,5 +96,8 @@ mod tests {
         let [all, none, skies] = [[true, false, true], [false; 3], [false, false, true]];
         assert_eq!(found, [all, all, all, none, skies]);
         assert!(!picks.have("ddim", runs[0].setting, Attribute::ALL[0]));
+        let counts: Vec<_> =
+            picks.of_picked(&runs).iter().map(|run| (run.setting.guidance, run.outcomes.len())).collect();
+        assert_eq!(counts, [(1.0, 20), (2.0, 20), (3.0, 20), (5.0, 10)]);
     }
 }

@@ -45,50 +45,48 @@ pub(crate) type Outcome = Result<(Score, Option<Reconstruction>), String>;
 pub(crate) struct Results {
     path: PathBuf,
     scores: Mutex<HashMap<String, Outcome>>,
-    file: Mutex<File>,
+    /// `None` if it is only read.
+    file: Mutex<Option<File>>,
 }
 
 impl Results {
     /// Opens a file of results, or begins one. Its first line says what all of them were made with.
     ///
     /// # Errors
-    /// If that is not `with`: the results of two models together are those of none.
+    /// If that is not `with`: the results of two models together are those of none. If the file is of something else.
     pub(crate) fn open(path: &Path, with: &Value) -> Result<Self, Fault> {
-        let mut scores = HashMap::new();
-        let mut begun = false;
         let named = |error: std::io::Error| format!("{}: {error}", path.display());
         let text = match std::fs::read(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             read => read.map_err(named)?,
         };
-        for line in String::from_utf8_lossy(&text).lines() {
-            // The last line may have been cut.
-            let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
-            if !begun && value["with"] != *with {
-                let (path, found) = (path.display(), &value["with"]);
-                return Err(format!(
-                    "{path}: these results were made with {found}, not with {with}; name another file by --results"
-                )
-                .into());
-            }
-            begun = true;
-            let Some(key) = value["key"].as_str() else { continue };
-            let result = match (Score::from_json(&value["score"]), value["error"].as_str()) {
-                (Some(score), _) => Ok((score, Reconstruction::from_json(&value["reconstruction"]))),
-                (None, Some(error)) => Err(error.to_owned()),
-                (None, None) => continue,
-            };
-            scores.insert(key.to_owned(), result);
-        }
+        let head = format!("{}\n", json!({ "with": with }));
+        // A head that was cut is written anew.
+        let begun = !head.as_bytes().starts_with(&text);
+        let scores = if begun { parse(path, &text, with)? } else { HashMap::new() };
         make_parent(path)?;
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(named)?;
-        if text.last().is_some_and(|byte| *byte != b'\n') {
+        if !begun {
+            file.set_len(0).map_err(named)?;
+            file.write_all(head.as_bytes()).map_err(named)?;
+        } else if text.last().is_some_and(|byte| *byte != b'\n') {
             writeln!(file).map_err(named)?;
         }
-        if !begun {
-            writeln!(file, "{}", json!({ "with": with })).map_err(named)?;
-        }
-        Ok(Self { path: path.to_owned(), scores: Mutex::new(scores), file: Mutex::new(file) })
+        Ok(Self { path: path.to_owned(), scores: Mutex::new(scores), file: Mutex::new(Some(file)) })
+    }
+
+    /// Reads a file of results, to which another program may be adding.
+    ///
+    /// # Errors
+    /// As [`Results::open`], and if there is no such file.
+    pub(crate) fn read(path: &Path, with: &Value) -> Result<Self, Fault> {
+        let name = path.display();
+        let text = std::fs::read(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => format!("{name}: no such file; measure first, with --results {name}"),
+            _ => format!("{name}: {error}"),
+        })?;
+        let scores = Mutex::new(parse(path, &text, with)?);
+        Ok(Self { path: path.to_owned(), scores, file: Mutex::new(None) })
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
@@ -117,6 +115,7 @@ impl Results {
             Err(error) => json!({"key": key, "error": error}),
         };
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = file.as_mut().ok_or_else(|| format!("{} is only read", self.path.display()))?;
         writeln!(file, "{line}").map_err(|error| format!("{}: {error}", self.path.display()))?;
         self.scores().insert(key.to_owned(), result);
         Ok(())
@@ -125,6 +124,33 @@ impl Results {
     pub(crate) fn scores(&self) -> MutexGuard<'_, HashMap<String, Outcome>> {
         self.scores.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes the results out of a file.
+fn parse(path: &Path, text: &[u8], with: &Value) -> Result<HashMap<String, Outcome>, Fault> {
+    let mut scores = HashMap::new();
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_default());
+    let found = lines.next().unwrap_or_default()["with"].take();
+    if found != *with {
+        let path = path.display();
+        return Err(match found {
+            Value::Null => format!("{path}: this is no file of results; name another by --results"),
+            found => format!("{path}: these results were made with {found}, not with {with}; name another file by --results"),
+        }
+        .into());
+    }
+    // The last line may have been cut, and is none then.
+    for value in lines {
+        let Some(key) = value["key"].as_str() else { continue };
+        let result = match (Score::from_json(&value["score"]), value["error"].as_str()) {
+            (Some(score), _) => Ok((score, Reconstruction::from_json(&value["reconstruction"]))),
+            (None, Some(error)) => Err(error.to_owned()),
+            (None, None) => continue,
+        };
+        scores.insert(key.to_owned(), result);
+    }
+    Ok(scores)
 }
 
 /// Makes the folder that a file is to be written to.
@@ -168,15 +194,24 @@ mod tests {
         Results::open(&path, &json!({"model": "abc"})).unwrap();
         let error = Results::open(&path, &json!({"model": "abd"})).err().unwrap().to_string();
         assert!(error.contains("abc") && error.contains("abd"), "{error}");
-        std::fs::write(&path, "{\"key\": \"a\", \"error\": \"of old\"}\n").unwrap();
-        assert!(Results::open(&path, &json!({"model": "abc"})).is_err());
+        for (text, read) in
+            [("notes\n", false), ("{\"key\": \"a\", \"error\": \"of old\"}\n", false), ("{\"with\":", true)]
+        {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(Results::open(&path, &json!({"model": "abc"})).is_ok(), read, "{text}");
+            // What is of something else stays as it is; a head that was cut is whole again.
+            let now = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(now, if read { "{\"with\":{\"model\":\"abc\"}}\n" } else { text });
+        }
+        let error = Results::read(&folder.path().join("typo"), &json!({})).err().unwrap().to_string();
+        assert!(error.contains("no such file") && !folder.path().join("typo").exists(), "{error}");
     }
 
     #[test]
     fn results_are_found_again_and_a_line_cut_short_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results");
-        let score = Score { kept: 0.1, kept_floor: 0.05, whole: 1.0 / 3.0, ..Score::default() };
+        let score = Score { outside: 3, kept: 0.1, kept_floor: 0.05, whole: 1.0 / 3.0, ..Score::default() };
         let done = Ok((score, Some(Reconstruction { mse: 0.1 + 0.2, floor: 1e-300 })));
         let refused = Err("out of range".to_owned());
         let with = json!({"model": "abc", "gamma": 0.98});

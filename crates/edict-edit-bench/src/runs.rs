@@ -6,6 +6,7 @@ use std::ops::Range;
 use edict_scenes::Attribute;
 
 use crate::Fault;
+use crate::interval;
 use crate::method::{Method, Plan, Setting};
 use crate::results::{Reconstruction, Results, ceiling_key, key};
 use crate::score::{Criterion, Score, decibels};
@@ -64,17 +65,31 @@ pub(crate) fn runs(
     Ok(runs)
 }
 
-/// Takes, of each attribute, how many ideal edits still succeed when they have gone through the autoencoder, and of how many.
+/// Ideal edits of one attribute that have gone through the autoencoder and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Ceiling {
+    pub(crate) edits: usize,
+    /// How many of them still succeed.
+    pub(crate) hits: usize,
+    /// Pixels outside the region to change, of all of them.
+    pub(crate) outside: usize,
+}
+
+/// Takes the ideal edits of each attribute.
 pub(crate) fn ceiling(
     numbers: Range<u64>,
     criterion: Criterion,
     results: &Results,
-) -> [(usize, usize); Attribute::ALL.len()] {
+) -> [Ceiling; Attribute::ALL.len()] {
     let scores = results.scores();
     Attribute::ALL.map(|attribute| {
         let of =
             numbers.clone().filter_map(|number| scores.get(&ceiling_key(attribute, number))?.as_ref().ok());
-        of.fold((0, 0), |(hits, all), (score, _)| (hits + usize::from(score.succeeds(criterion)), all + 1))
+        of.fold(Ceiling::default(), |Ceiling { edits, hits, outside }, (score, _)| Ceiling {
+            edits: edits + 1,
+            hits: hits + usize::from(score.succeeds(criterion)),
+            outside: outside + score.outside,
+        })
     })
 }
 
@@ -130,17 +145,16 @@ impl Run {
         self.outcomes.values().filter(|outcome| outcome.is_none()).count()
     }
 
-    /// 1 for every case whose edit succeeds and 0 for every other, in the order of the cases. An edit that could not be done
-    /// has not succeeded.
-    pub(crate) fn successes(&self) -> Vec<f64> {
+    /// Whether the edit of each case succeeds, in the order of the cases. An edit that could not be done has not succeeded.
+    fn successes(&self) -> Vec<bool> {
         let succeeds =
             |outcome: &Option<(Score, _)>| outcome.is_some_and(|(score, _)| score.succeeds(self.criterion));
-        self.outcomes.values().map(|outcome| f64::from(u8::from(succeeds(outcome)))).collect()
+        self.outcomes.values().map(succeeds).collect()
     }
 
     /// The share of edits that succeed, in [0, 1].
     pub(crate) fn success(&self) -> f64 {
-        mean(self.successes())
+        mean(self.successes().into_iter().map(|succeeds| f64::from(u8::from(succeeds))))
     }
 
     /// The share of each attribute's edits that succeed, as cells of a table; a dash where there were none.
@@ -152,14 +166,31 @@ impl Run {
         std::array::from_fn::<_, { Attribute::ALL.len() }, _>(share).join(" | ")
     }
 
-    /// What is kept outside the region to change, in dB, from the mean of squared errors.
+    /// What is kept outside the region to change, in dB, from the mean of squared errors over the pixels there of all edits; NaN
+    /// if there are none.
     pub(crate) fn preservation(&self) -> f64 {
-        decibels(mean(self.scores().map(|score| score.kept)))
+        self.kept()[0]
     }
 
     /// What the autoencoder alone keeps there, in dB.
     pub(crate) fn floor(&self) -> f64 {
-        decibels(mean(self.scores().map(|score| score.kept_floor)))
+        self.kept()[1]
+    }
+
+    fn kept(&self) -> [f64; 2] {
+        let (sums, pixels) = self.scores().fold(([0.0; 2], 0), |([kept, floor], pixels), score| {
+            let [more, more_floor] = score.kept_sums();
+            ([kept + more, floor + more_floor], pixels + score.outside)
+        });
+        sums.map(|sum| decibels(sum / pixels as f64))
+    }
+
+    /// The share of edits that succeed, in [0, 1], with its 95% interval, as cells of a table have it.
+    pub(crate) fn success_written(&self) -> String {
+        let successes = self.successes();
+        let hits = successes.iter().filter(|succeeds| **succeeds).count();
+        let [low, high] = interval::of_share(hits, successes.len());
+        format!("{:.3} ({low:.3}-{high:.3})", self.success())
     }
 }
 
@@ -185,6 +216,7 @@ pub(crate) mod made_up {
     /// A score that succeeds or not, and keeps as many dB.
     pub(crate) fn score(succeeds: bool, preservation: f64) -> Score {
         Score {
+            outside: 1000,
             kept: 4.0 * 10f64.powf(-preservation / 10.0),
             kept_floor: 4.0 * 10f64.powf(-3.5),
             to_target: if succeeds { 0.0 } else { 1.0 },
@@ -246,12 +278,26 @@ mod tests {
         // An edit that could not be done counts as one that failed, and keeps nothing that could be measured.
         run.outcomes.insert((2, 7), None);
         run.outcomes.insert((3, 0), Some((score(true, 20.0), None)));
-        assert_eq!(run.successes(), [1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(run.successes(), [true, false, false, true]);
         assert!((run.preservation() - 20.0).abs() < 1e-9);
         assert_eq!((run.of_attribute(2).success(), run.refused()), (0.0, 1));
         assert_eq!(run.of_attribute(1).outcomes.len(), 2);
+    }
+
+    #[test]
+    fn preservation_weighs_every_pixel_alike() {
         // Errors are averaged before they become dB: of 20 and 10 dB not 15, but 10 log10(2 / (0.01 + 0.1)).
-        let mixed: Vec<f64> = [20.0, 10.0].iter().map(|db| score(true, *db).kept).collect();
-        assert!((decibels(mean(mixed)) - 12.596).abs() < 1e-3);
+        let mut run = run("edict", 3.0, 1, [1, 1], 20.0);
+        run.outcomes.insert((1, 1), Some((score(true, 10.0), None)));
+        assert!((run.preservation() - 12.596).abs() < 1e-3);
+        // With a ninth of the pixels the second counts so much less: 10 log10(10 / (9 * 0.01 + 0.1)) = 17.21.
+        run.outcomes.insert((0, 0), Some((Score { outside: 9000, ..score(true, 20.0) }, None)));
+        run.outcomes.remove(&(1, 0));
+        assert!((run.preservation() - 17.212).abs() < 1e-3, "{}", run.preservation());
+        // An edit that was to change everything says nothing of what is kept.
+        let everything = Score { outside: 0, kept: f64::NAN, kept_floor: f64::NAN, ..score(true, 20.0) };
+        run.outcomes.insert((4, 0), Some((everything, None)));
+        assert!((run.preservation() - 17.212).abs() < 1e-3, "{}", run.preservation());
+        assert!(run.of_attribute(4).preservation().is_nan());
     }
 }

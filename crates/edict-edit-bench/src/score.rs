@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::case::Case;
 
 /// To be raised with every change of what is measured, or of how: results of two versions do not go together.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// When an edit counts as a success.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -18,10 +18,12 @@ pub(crate) enum Criterion {
     Nearer,
 }
 
-/// Sums of squares of one edit, in [-1, 1] and clamped, from which every figure follows.
+/// Errors of one edit, of pixels in [-1, 1] and clamped, from which every figure follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Score {
-    /// Mean squared error outside the region that the ideal edit changes, against the source; NaN if it changes everything.
+    /// How many pixels lie outside the region that the ideal edit changes.
+    pub(crate) outside: usize,
+    /// Mean squared error there, against the source; NaN if nothing lies there.
     pub(crate) kept: f64,
     /// The same of the autoencoder alone.
     pub(crate) kept_floor: f64,
@@ -50,6 +52,7 @@ impl Score {
             sum / count as f64
         };
         Self {
+            outside: case.changed.iter().filter(|changed| !**changed).count(),
             kept: mean(edit, &case.source, Some(false)),
             kept_floor: mean(floor, &case.source, Some(false)),
             to_target: mean(edit, &case.target, Some(true)),
@@ -57,6 +60,13 @@ impl Score {
             apart: mean(&case.source, &case.target, Some(true)),
             whole: mean(edit, &case.target, None),
         }
+    }
+
+    /// The errors outside the region, of the edit and of the autoencoder alone, by the pixel: sums over pixels, so that what is
+    /// summed over edits weighs a pixel of any edit alike. Some edits leave but a few pixels as they were.
+    pub(crate) fn kept_sums(&self) -> [f64; 2] {
+        [self.kept, self.kept_floor]
+            .map(|mean| if self.outside == 0 { 0.0 } else { mean * self.outside as f64 })
     }
 
     /// Whether the edit is a success.
@@ -69,14 +79,24 @@ impl Score {
     }
 
     pub(crate) fn json(&self) -> Value {
-        json!([self.kept, self.kept_floor, self.to_target, self.to_source, self.apart, self.whole])
+        json!([
+            self.outside,
+            self.kept,
+            self.kept_floor,
+            self.to_target,
+            self.to_source,
+            self.apart,
+            self.whole
+        ])
     }
 
     pub(crate) fn from_json(value: &Value) -> Option<Self> {
+        let [outside, errors @ ..] = value.as_array()?.as_slice() else { return None };
+        let outside = usize::try_from(outside.as_u64()?).ok()?;
         // JSON has no NaN: it is written as null.
-        let numbers: Vec<f64> = value.as_array()?.iter().map(|n| n.as_f64().unwrap_or(f64::NAN)).collect();
-        let [kept, kept_floor, to_target, to_source, apart, whole] = numbers[..] else { return None };
-        Some(Self { kept, kept_floor, to_target, to_source, apart, whole })
+        let errors: Vec<f64> = errors.iter().map(|n| n.as_f64().unwrap_or(f64::NAN)).collect();
+        let [kept, kept_floor, to_target, to_source, apart, whole] = errors[..] else { return None };
+        Some(Self { outside, kept, kept_floor, to_target, to_source, apart, whole })
     }
 }
 
@@ -125,7 +145,12 @@ mod tests {
         let mut case = Case::draw(Attribute::Style, 0, 64).unwrap();
         case.changed.fill(true);
         let score = Score::of(&case, &case.target, &case.source);
-        assert!(score.kept.is_nan() && score.kept_floor.is_nan() && score.succeeds(Criterion::Halfway));
+        assert!(
+            score.outside == 0
+                && score.kept.is_nan()
+                && score.kept_floor.is_nan()
+                && score.succeeds(Criterion::Halfway)
+        );
         let read = Score::from_json(&score.json()).unwrap();
         assert!(read.kept.is_nan() && read.to_target == score.to_target);
     }

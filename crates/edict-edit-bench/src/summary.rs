@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use edict_scenes::Attribute;
 
-use crate::bootstrap::interval;
-use crate::runs::{Run, comparable, local, mean, methods, places};
+use crate::runs::{Ceiling, Run, comparable, local, mean, methods, places};
 use crate::score::{Criterion, decibels, written};
 use crate::{best, pareto, reconstruction};
 
@@ -18,9 +17,11 @@ An edit changes one attribute of a drawn scene, and the scene program draws what
 pictures differ is the region to change. Errors are of pixels in [-1, 1], clamped; in dB they are ratios for pixels in [0, 1].
 
 * Success: {success}. An edit that a method refuses has not succeeded.
-* Preservation: outside it, the mean squared error against the source over all edits, in dB. Autoencoder: the same of the source
-  that is only encoded and decoded, the floor under every method.
+* Preservation: outside it, the mean squared error against the source over the pixels of all edits, in dB; a pixel counts alike
+  whatever the edit, as some edits leave only a few as they were. Autoencoder: the same of the source that is only encoded and
+  decoded, the floor under every method.
 * Fidelity: the mean squared error of the whole picture against the ideal edit, in dB.
+* Shares have Wilson's 95% interval.
 * Calls: of the network an edit, both ways; each is of two prompts unless its guidance scale is 1.
 
 Inversion is under the source's caption. Guidance 3 from 1 is an edit at guidance scale 3 of an inversion at 1; where one number
@@ -34,6 +35,8 @@ pub(crate) struct About {
     pub(crate) model: String,
     /// Of BDIA.
     pub(crate) gamma: f64,
+    /// Pixels of a picture.
+    pub(crate) pixels: usize,
     pub(crate) criterion: Criterion,
     pub(crate) date: Option<String>,
 }
@@ -52,18 +55,13 @@ fn success(criterion: Criterion) -> &'static str {
     }
 }
 
-/// Everything there is to say of runs of a model, as Markdown; `ceiling` is how many of how many ideal edits of each attribute
-/// succeed when they have gone through the autoencoder, `picked_on` the runs that settings were picked on, if on others.
-pub(crate) fn report(
-    runs: &[Run],
-    picked_on: Option<&[Run]>,
-    about: &About,
-    ceiling: &[(usize, usize)],
-) -> String {
+/// Everything there is to say of runs of a model, as Markdown; `ceiling` is what becomes of the ideal edits of each attribute when
+/// they have gone through the autoencoder, `picked_on` the runs that settings were picked on, if on others.
+pub(crate) fn report(runs: &[Run], picked_on: Option<&[Run]>, about: &About, ceiling: &[Ceiling]) -> String {
     let mut text = head(runs, about);
     text += &DEFINITIONS.replace("{success}", success(about.criterion));
     text += &picking(picked_on);
-    text += &autoencoder(ceiling);
+    text += &autoencoder(ceiling, about.pixels);
     let all = places(runs);
     let of_all = comparable(runs, &all);
     if of_all.is_empty() {
@@ -123,14 +121,17 @@ fn head(runs: &[Run], about: &About) -> String {
 }
 
 /// What no method can exceed, as its pictures come out of the decoder.
-fn autoencoder(ceiling: &[(usize, usize)]) -> String {
+fn autoencoder(ceiling: &[Ceiling], pixels: usize) -> String {
     let mut text = String::from(
-        "\n## The autoencoder's own ceiling\n\nThe share of ideal edits that succeed after nothing but encoding and decoding.\n\n\
-         | attribute | edits | success |\n|---|---|---|\n",
+        "\n## The autoencoder's own ceiling\n\nThe share of ideal edits that succeed after nothing but encoding and decoding, and the \
+         share of pixels that lie outside the region to change.\n\n\
+         | attribute | edits | success | outside |\n|---|---|---|---|\n",
     );
-    for (attribute, (hits, all)) in Attribute::ALL.iter().zip(ceiling).filter(|(_, (_, all))| *all > 0) {
+    for (attribute, of) in Attribute::ALL.iter().zip(ceiling).filter(|(_, of)| of.edits > 0) {
+        let edits = of.edits as f64;
+        let (success, outside) = (of.hits as f64 / edits, of.outside as f64 / edits / pixels as f64);
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "| {} | {all} | {:.3} |", attribute.word(), *hits as f64 / *all as f64);
+        let _ = writeln!(text, "| {} | {edits} | {success:.3} | {outside:.3} |", attribute.word());
     }
     text
 }
@@ -143,11 +144,10 @@ fn table(runs: &[Run]) -> String {
     );
     for run in runs {
         let shares = run.shares();
-        let [low, high] = interval(&run.successes());
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {:.3} ({low:.3}-{high:.3}) | {shares} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {shares} | {} | {} | {} | {} |",
             run.method,
             run.setting.steps,
             run.setting.strength,
@@ -155,7 +155,7 @@ fn table(runs: &[Run]) -> String {
             run.setting.source_guidance,
             run.calls,
             run.outcomes.len(),
-            run.success(),
+            run.success_written(),
             written(run.preservation()),
             written(run.floor()),
             written(decibels(mean(run.scores().map(|score| score.whole)))),
@@ -186,6 +186,7 @@ mod tests {
         About {
             model: "abc".to_owned(),
             gamma: 0.98,
+            pixels: 2000,
             criterion: Criterion::Halfway,
             date: Some("1 May".to_owned()),
         }
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn the_report_compares_edict_with_both_rivals_that_there_are() {
         let runs = ["edict", "ddim", "sdedit"].map(|method| run(method, 3.0, 1, [3, 4], 25.0));
-        let of = |runs: &[Run]| report(runs, None, &about(), &[(0, 0), (3, 4), (0, 0), (0, 0), (0, 0)]);
+        let of = |runs: &[Run]| report(runs, None, &about(), &[]);
         let text = of(&runs);
         for rival in RIVALS {
             for edits in ["all edits", "local edits: kind and colour"] {
@@ -207,13 +208,13 @@ mod tests {
     #[test]
     fn the_report_says_what_was_measured_on_how_much() {
         let mut runs = vec![run("edict", 3.0, 1, [3, 4], 25.0), run("ddim", 3.0, 1, [1, 2], 25.0)];
-        let ceiling = [(0, 0), (3, 4), (0, 0), (0, 0), (0, 0)];
+        let ceiling = [Ceiling::default(), Ceiling { edits: 4, hits: 3, outside: 5000 }];
         let text = report(&runs, None, &about(), &ceiling);
         for part in [
             "Model abc, edict",
             ", 1 May. Gamma of BDIA: 0.98. Edits of each attribute: kind 0, colour 4,",
             "Settings of each method: edict 1, ddim 1. 2 edits have been tried",
-            "| colour | 4 | 0.750 |",
+            "| colour | 4 | 0.750 | 0.625 |",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
@@ -226,7 +227,6 @@ mod tests {
         // 3 is better on these edits, 1 was on the others.
         let runs = [run("edict", 1.0, 1, [2, 4], 25.0), run("edict", 3.0, 1, [3, 4], 25.0)];
         let others = [run("edict", 1.0, 1, [3, 3], 25.0), run("edict", 3.0, 1, [1, 3], 25.0)];
-        let ceiling = [(0, 0); 5];
         for (picked_on, best, says) in [
             (
                 None,
@@ -239,7 +239,7 @@ mod tests {
                 "on 3 other edits, where a grid of 2",
             ),
         ] {
-            let text = report(&runs, picked_on, &about(), &ceiling);
+            let text = report(&runs, picked_on, &about(), &[]);
             assert!(text.contains(best) && text.contains(says), "{text}");
         }
     }
