@@ -46,7 +46,7 @@ def rate(step, steps, warm_up, final, begun=0):
 
 def optimizers(nets, learning_rate):
     """Muon for the weights between features; AdamW for norms, biases, embeddings and what touches in- and output."""
-    named = [(name, p) for net in nets.values() for name, p in net.named_parameters()]
+    named = [(f"{key}.{name}", p) for key, net in nets.items() for name, p in net.named_parameters()]
     outer = ("conv_in", "conv_out", "embeddings", "quant_conv")
     hidden = [p for name, p in named if p.ndim >= 2 and not any(part in name for part in outer)]
     rest = [p for name, p in named if p.ndim < 2 or any(part in name for part in outer)]
@@ -136,8 +136,15 @@ class Run:
         def ask(*_):
             self.stop = True
 
-        for wanted in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(wanted, ask)
+        handlers = {wanted: signal.signal(wanted, ask) for wanted in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self.train(loss_of_batch, warm_up, final, evaluate, every)
+        finally:
+            # What follows has no checkpoint to write: a signal ends it at once.
+            for wanted, handler in handlers.items():
+                signal.signal(wanted, handler)
+
+    def train(self, loss_of_batch, warm_up, final, evaluate, every):
         for net in self.nets.values():
             net.train()
         saved_at = logged_at = time.time()

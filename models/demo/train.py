@@ -38,15 +38,15 @@ ROOT = Path(__file__).resolve().parents[2]
 def arguments():
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--checkpoints", type=Path, default=ROOT / "target" / "demo-training")
-    common.add_argument("--scenes", help="scene program; built and run through cargo by default")
+    common.add_argument("--scenes", type=Path, help="scene program; built and run through cargo by default")
     common.add_argument("--threads", type=int, default=2)
     scenes_of = argparse.ArgumentParser(add_help=False)
     scenes_of.add_argument("--training-scenes", type=int, default=data.TRAIN_SCENES)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", parents=[common, scenes_of])
-    train.add_argument("--vae-steps", type=int, default=3200)
-    train.add_argument("--unet-steps", type=int, default=20000, help="may be raised or lowered when going on")
+    train.add_argument("--vae-steps", type=int, default=4000)
+    train.add_argument("--unet-steps", type=int, default=30000, help="may be raised or lowered when going on")
     train.add_argument("--device", default="cpu", help="where U-Net and text encoder are trained, e.g. cuda:0")
     train.add_argument("--batch", type=int, default=16, help="of the U-Net")
     train.add_argument("--learning-rate", type=float, default=8e-4, help="of the U-Net")
@@ -74,7 +74,7 @@ def arguments():
 
 
 def scenes(options, name, count, seed):
-    program = [options.scenes] if options.scenes else None
+    program = [str(options.scenes.absolute())] if options.scenes else None
     return data.draw_scenes(program, options.checkpoints / name, count, seed)
 
 
@@ -95,6 +95,8 @@ def train(options):
 
 
 def train_decoder(options):
+    if not (options.checkpoints / "vae.pt").exists():
+        raise SystemExit(f"{options.checkpoints} has no trained VAE whose decoder could be trained further: run `train` first")
     pictures, _ = scenes(options, "scenes", options.training_scenes, data.TRAIN_SEED)
     network, _ = vae.train_vae(options.checkpoints, pictures, held_out(options)[0], steps=0)
     vae.train_decoder(options.checkpoints, network, pictures, held_out(options)[0], options.steps)
@@ -135,9 +137,17 @@ def sample(options):
 
 
 def write(options):
-    if options.out.exists():
-        shutil.rmtree(options.out)
-    print(json.dumps(export.write(options.checkpoints, options.out), indent=2))
+    out = options.out.absolute()
+    if out.exists() and not (out / "model_index.json").exists():
+        raise SystemExit(f"{out} is there and is no exported model: name another folder, or remove it")
+    # What is there stays until all of the new one is written.
+    fresh = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    written = export.write(options.checkpoints, fresh)
+    if out.exists():
+        shutil.rmtree(out)
+    fresh.rename(out)
+    print(json.dumps(written, indent=2))
 
 
 def check(options):
@@ -168,7 +178,8 @@ def main():
     try:
         commands[options.command](options)
     except loop.Stopped:
-        print("stopped; the same command goes on", flush=True)
+        # No success, so that nothing is exported after a cut by `&&`.
+        raise SystemExit("stopped; the same command goes on") from None
 
 
 if __name__ == "__main__":

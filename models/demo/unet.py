@@ -42,7 +42,9 @@ def train_unet(folder, vae, mark, scenes, captions, held_out, held_out_captions,
         # A caption occurs many times: each is cut into tokens once.
         different = {caption: None for several in captions for caption in several}
         cut = dict(zip(different, text.tokens(tokenizer, list(different)).numpy().astype(np.int16)))
-        np.save(token_file, np.stack([[cut[caption] for caption in several] for several in captions]))
+        partial = folder / "tokens.partial.npy"
+        np.save(partial, np.stack([[cut[caption] for caption in several] for several in captions]))
+        partial.replace(token_file)
     tokens = np.load(token_file)
     empty = text.tokens(tokenizer, [""])[0].numpy()
 

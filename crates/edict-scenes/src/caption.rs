@@ -109,7 +109,7 @@ impl Wording {
                 Order::SkyThenGround,
                 Order::SkyFirst,
             ]),
-            // The first synonym of each about every second time.
+            // The first synonym more often than any other.
             synonyms: [rng.pick(&[0, 0, 1]), rng.pick(&[0, 0, 1, 2])],
             form: rng.below(4),
         }

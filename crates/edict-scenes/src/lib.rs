@@ -29,14 +29,15 @@
 //! # Captions
 //!
 //! ```text
-//! caption  = [lead] phrase [trail]             the style is always named unless it is plain
+//! caption  = phrase [trail]                    the style is always named unless it is plain
 //! lead     = "a picture of" | "an image of"                            plain, sometimes
 //!          | "a pencil drawing of" | "a pencil sketch of"              pencil
 //!          | "a mosaic of"                                             mosaic
 //! trail    = ", pencil drawing" | ", pencil style" | ", mosaic" | ", mosaic style"    instead of a lead
-//! phrase   = object [ground] [sky] | object [sky] [ground] | sky "," object [ground]
-//!          | ground-noun [sky]                                         now and then without the object
-//! object   = ("a" | "an") [colour] kind
+//! phrase   = subject [ground] [sky] | subject [sky] [ground] | sky "," subject [ground]
+//! subject  = [lead] ("a" | "an") [colour] kind
+//!          | [lead] land                        now and then without the object; no ground follows then
+//! land     = "a meadow" | "a desert" | "snow and mountains" | "a beach"
 //! ground   = "in a meadow" | "on the grass" | "in the desert" | "on the dunes"
 //!          | "in the snow" | "in winter" | "on the beach" | "by the sea"
 //! sky      = "by day" | "on a sunny day" | "under a blue sky" | "at sunset" | "in the evening"

@@ -57,9 +57,9 @@ impl Rng {
 
     /// An integer in `0..bound`; 0 where `bound` is 0.
     ///
-    /// By multiplication of the high bits: the bias is below `bound` / 2^32.
+    /// By multiplication of the high 32 bits: the bias is below `bound` / 2^32, and above 2^32 not every integer occurs.
     pub fn below(&mut self, bound: usize) -> usize {
-        (((self.bits() >> 32) * bound as u64) >> 32) as usize
+        ((u128::from(self.bits() >> 32) * bound as u128) >> 32) as usize
     }
 
     /// True with the given probability.

@@ -66,7 +66,7 @@ struct Show {
     /// First seed
     #[arg(long, default_value_t = HELD_OUT)]
     seed: u64,
-    /// Scenes down and across the sheet
+    /// Scenes down the sheet
     #[arg(long, default_value_t = 6)]
     rows: usize,
     /// Scenes across; ignored with --edits

@@ -48,10 +48,10 @@ impl Sheet {
 
 /// Writes the sheet and prints the captions, row by row.
 pub(super) fn write(options: &Show) -> Result<(), ProgramError> {
-    let Show { seed, rows, columns, size, zoom, .. } = *options;
-    let last = rows.checked_mul(columns).and_then(|n| seed.checked_add(n as u64));
-    last.ok_or(ProgramError::Seeds { seed, count: u64::MAX })?;
-    let sheet = if options.edits { edits(seed, rows, size, zoom)? } else { scenes(options)? };
+    let Show { seed, rows, columns, size, zoom, edits: of_edits, .. } = *options;
+    let count = (rows as u64).saturating_mul(if of_edits { 1 } else { columns as u64 });
+    seed.checked_add(count).ok_or(ProgramError::Seeds { seed, count })?;
+    let sheet = if of_edits { edits(seed, rows, size, zoom)? } else { scenes(options)? };
     sheet
         .image
         .save(&options.out)
