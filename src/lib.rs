@@ -9,7 +9,7 @@
 //! * the samplers and the trait for a model of your own, from [`edict_core`], at the root: [`LatticeEdict`], [`NoisePredictor`],
 //!   [`Trajectory`], ...;
 //! * [`stable_diffusion`]: the networks, model folders, pictures and inversion files;
-//! * [`candle`]: the back end they run on.
+//! * [`candle`]: the back end they run on; with the feature `tch`, that on PyTorch's C++ library too.
 //!
 //! With `default-features = false` the samplers alone remain.
 //!

@@ -244,6 +244,28 @@ fn strength_zero_calls_no_network_and_changes_nothing() {
 }
 
 #[test]
+fn a_run_without_steps_is_warned_about() {
+    let desk = Desk::new();
+    for (settings, warned) in [
+        ("--strength 0", "50 steps"),
+        ("--steps 1 --strength 0.3", "1 step "),
+        ("--steps 1 --strength 1", ""),
+    ] {
+        for call in
+            [desk.invert("inversion"), desk.edit("out.png"), desk.edit("out.png").args("--sampler sdedit")]
+        {
+            let warnings = call.args(settings).json()["warnings"].to_string();
+            assert_eq!(
+                warnings.contains("is run, so that nothing changes"),
+                !warned.is_empty(),
+                "{warnings}"
+            );
+            assert!(warnings.contains(warned), "{warnings}");
+        }
+    }
+}
+
+#[test]
 fn reconstruct_reports_every_sampler_and_the_autoencoder() {
     let desk = Desk::new();
     let report = desk.reconstruct("back.png").args("--steps 4 --strength 1 --guidance 2").json();
@@ -610,6 +632,11 @@ fn generating_from_an_inversion_defaults_to_its_prompts_guidance_and_precision()
     ] {
         differ(&x("kept"), &say("other", flags));
     }
+    // Under another prompt no prediction can be compared, so that other networks have to be told by their names.
+    let warnings =
+        |flags: &str| desk.generate_from("inversion", "other").args(flags).json()["warnings"].to_string();
+    assert!(warnings("--prompt dog --dtype f32").contains("made with dtype f64, this is f32"));
+    assert_eq!(warnings("--prompt dog"), "[]");
 }
 
 #[test]
@@ -621,8 +648,8 @@ fn a_file_written_by_a_reader_of_the_format_is_used_number_by_number() {
     let plain = desk.tensors("plain.latents").get("x");
     let run = |change: &dyn Fn(&mut Kept)| {
         change_inversion(&desk.at("inversion"), &desk.at("changed"), change);
-        desk.generate_from("changed", "changed").run().succeeds();
-        desk.tensors("changed.latents").get("x")
+        desk.generate_from("changed", "picture").run().succeeds();
+        desk.tensors("picture.latents").get("x")
     };
     // Written again by another program, and with tensors it does not know.
     same(&run(&|_| ()), &plain);
@@ -804,11 +831,10 @@ fn a_prompt_that_is_too_long_is_cut_with_a_warning_that_says_what() {
     let quiet =
         desk.edit("out.png").with("--target", "grass").with("--negative", long("")).args("--strength 0");
     let run = quiet.args("--quiet --json").run();
-    assert_eq!(
-        run.json()["warnings"].as_array().unwrap().len(),
-        1,
-        "said once, though three encodings cut it"
-    );
+    // Said once, though three encodings cut it; the other is that no step is run.
+    let warnings = run.json()["warnings"].clone();
+    assert_eq!(warnings.as_array().unwrap().len(), 2, "{warnings}");
+    assert_eq!(warnings.to_string().matches("cut off").count(), 1, "{warnings}");
     assert_eq!(run.stderr(), "");
 }
 
@@ -1062,11 +1088,15 @@ fn numbers_and_names_that_make_no_sense_are_refused() {
         desk.refuses(desk.edit("out.png").arg(format!("--source-guidance={value}")), 2, &[]);
     }
     for value in ["-1", "1.5", "18446744073709551616"] {
-        let call = desk.generate("out.png").args("--prompt cat").arg(format!("--seed={value}"));
-        desk.refuses(call, 2, &["--seed"]);
+        let call = desk.generate("out.png").args("--prompt cat").args("--seed").arg(value);
+        desk.refuses(call, 2, &["--seed", "a whole number from 0"]);
+    }
+    for value in ["-1", "0", "1025"] {
+        let call = desk.generate("out.png").args("--prompt cat --threads").arg(value);
+        desk.refuses(call, 2, &["--threads", "a whole number from 1 to 1024"]);
     }
     // The border: with offset 1 the 1000 timesteps of training have room for 999 steps.
-    desk.refuses(desk.invert("inversion").args("--steps 1000"), 2, &["1000", "fewer steps"]);
+    desk.refuses(desk.invert("inversion").args("--steps 1000"), 2, &["--steps 1000", "at most 999"]);
     desk.invert("inversion").args("--steps 999 --strength 0").run().succeeds();
 }
 
@@ -1201,6 +1231,18 @@ fn inversions_that_are_damaged_are_refused() {
     let call = desk.generate("out.png").with("--inversion", desk.at("changed"));
     let report = call.with_threads_of_its_own().json();
     assert!(report["settings"]["threads"].as_u64().unwrap() <= 1024, "{report}");
+}
+
+#[test]
+fn what_is_no_inversion_is_refused_with_the_way_to_make_one() {
+    let desk = Desk::new();
+    let picture = desk.write("photo.png", fs::read(image("shape-64.png")).unwrap());
+    for file in [picture, desk.at("none")] {
+        desk.refuses(desk.generate("out.png").with("--inversion", file), 1, &["`edict invert`"]);
+    }
+    desk.invert("inversion").args("--strength 0").run().succeeds();
+    let resumed = desk.edit("out.png").with("--resume", desk.at("inversion"));
+    desk.refuses(resumed, 1, &["not a checkpoint", "`edict generate --inversion`"]);
 }
 
 #[test]
@@ -1374,6 +1416,63 @@ fn a_full_disk_is_an_error_and_a_device_is_an_output() {
 }
 
 #[test]
+fn no_output_replaces_an_input_or_another_output() {
+    let desk = Desk::new();
+    fs::create_dir(desk.at("folder")).unwrap();
+    let photo = desk.write("photo.png", fs::read(image("shape-64.png")).unwrap());
+    desk.invert("inversion").args("--strength 0").run().succeeds();
+    let inversion = desk.at("inversion");
+    let from_photo = |call: Edict| call.instead("--image", &photo);
+    for spelled in ["photo.png", "folder/../photo.png"] {
+        for call in [
+            desk.invert(spelled),
+            desk.edit(spelled),
+            desk.reconstruct(spelled),
+            desk.edit("out.png").with("--sheet", desk.at(spelled)),
+        ] {
+            desk.refuses(
+                from_photo(call),
+                2,
+                &["--image and --", "the same file", "photo.png: name another output"],
+            );
+        }
+    }
+    let generate = |output: &str| desk.generate(output).with("--inversion", &inversion);
+    desk.refuses(generate("inversion"), 2, &["--inversion and --output name the same file"]);
+    desk.refuses(generate("out.png").with("--latents", &inversion), 2, &["--inversion and --latents"]);
+    desk.refuses(desk.generate("inversion").with("--resume", &inversion), 2, &["--resume and --output"]);
+    let sheet = desk.edit("out.png").with("--sheet", desk.at("folder/../out.png"));
+    desk.refuses(sheet, 2, &["--output and --sheet name the same file"]);
+    // Of several pictures one is the sheet.
+    let sheet = desk.edit("out.png").with("--target", "grass").with("--sheet", desk.at("out-2.png"));
+    desk.refuses(sheet, 2, &["--output and --sheet name the same file", "out-2.png"]);
+}
+
+#[test]
+fn names_that_promise_another_format_are_warned_about() {
+    let desk = Desk::new();
+    let warnings = |call: Edict| call.json()["warnings"].to_string();
+    let quick = "--steps 2 --strength 0.5";
+    for (call, says) in [
+        (desk.invert("inversion.png").args(quick), "latents are written as safetensors"),
+        (desk.edit("out.jpg").args(quick), "pictures are written as PNG"),
+        (
+            desk.edit("out.png").with("--sheet", desk.at("sheet.webp")).args(quick),
+            "pictures are written as PNG",
+        ),
+    ] {
+        let warnings = warnings(call);
+        assert!(warnings.contains(says), "{warnings}");
+    }
+    let plot = edict("compare").with("--model", model("tiny-sd1")).with("--image", image("shape-64.png"));
+    let plot = warnings(plot.with("--prompt", "x").with("--plot", desk.at("plot.png")).args(quick));
+    assert!(plot.contains("plots are written as SVG"), "{plot}");
+    for call in [desk.invert("a.safetensors"), desk.invert("b"), desk.edit("c.png"), desk.edit("d.out")] {
+        assert_eq!(warnings(call.args(quick)), "[]");
+    }
+}
+
+#[test]
 fn outputs_replace_what_was_there() {
     let desk = Desk::new();
     desk.write("inversion", "old");
@@ -1394,9 +1493,13 @@ fn model_folders_that_are_missing_or_damaged_are_refused() {
     };
     desk.write("file", "x");
     fs::create_dir(desk.at("empty")).unwrap();
-    for name in ["missing", "empty", "file"] {
+    for (name, says) in [
+        ("missing", "there is no such folder"),
+        ("empty", "has no unet/config.json"),
+        ("file", "this is a file; name the folder"),
+    ] {
         for call in calls(&desk.at(name)) {
-            desk.refuses(call, 1, &[name]);
+            desk.refuses(call, 1, &[name, says]);
         }
     }
 
@@ -1471,6 +1574,7 @@ fn ctrl_c_stops_between_steps_and_leaves_a_checkpoint() {
         stderr.read_to_string(&mut rest).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(1), "{rest}");
         assert!(rest.lines().last().unwrap().starts_with("error: interrupted"), "{rest}");
+        assert!(rest.contains("stopping after this step"), "{rest}");
         // Before the first step there is nothing to keep.
         let names = desk.names();
         assert!(names == ["inversion"] || names == ["inversion", "inversion.part.safetensors"], "{names:?}");

@@ -199,6 +199,36 @@ fn a_sweep_says_that_guidance_has_no_effect_where_inversions_have_their_own() {
 }
 
 #[test]
+fn a_sweep_warns_of_mixing_weights_only_where_some_are_given_in_vain() {
+    let desk = Desk::new();
+    let sweep = |arguments| {
+        let call = desk.call("sweep", "grid.png").with("--target", "a car");
+        call.args("--steps 2 --strengths 1 --guidances 1 --threads 1").args(arguments).json()
+    };
+    let warned = |report: &Value| report["warnings"].to_string().matches("has no effect").count();
+    for (arguments, rows, says) in [
+        ("--sampler belm", 1, None),
+        ("--mixing-weights 0.9,0.95", 2, None),
+        (
+            "--sampler belm --mixing-weights 0.9,0.95",
+            1,
+            Some("--mixing-weights has no effect with --sampler belm"),
+        ),
+        ("--sampler belm --mixing-weight 0.9", 1, Some("--mixing-weight has no effect with --sampler belm")),
+        (
+            "--mixing-weight 0.8 --mixing-weights 0.9,0.95",
+            2,
+            Some("--mixing-weight has no effect: --mixing-weights"),
+        ),
+    ] {
+        let report = sweep(arguments);
+        assert_eq!(report["cells"].as_array().unwrap().len(), rows, "{arguments}");
+        assert_eq!(warned(&report), says.iter().len(), "{arguments}: {}", report["warnings"]);
+        assert!(says.is_none_or(|says| report["warnings"].to_string().contains(says)), "{arguments}");
+    }
+}
+
+#[test]
 fn another_model_takes_nothing_from_the_demo() {
     let desk = Desk::new();
     let call = desk.edit().with("--model", model("tiny-sd1")).with("--image", image("photo-96x64.png"));

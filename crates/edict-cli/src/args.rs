@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use edict_candle::DeviceSpec;
 use edict_stable_diffusion::{DType, ImageSize};
 
@@ -25,10 +25,13 @@ pub(crate) enum Command {
     /// Change an image: invert it under one prompt, generate under others
     Edit(EditArgs),
     /// Invert an image and generate it again, and measure what is lost
+    #[command(mut_args(without(&["sampler", "float"])))]
     Reconstruct(ReconstructArgs),
     /// Show what every sampler loses on one image, in one table
+    #[command(mut_args(without(&["sampler", "float"])))]
     Compare(CompareArgs),
     /// Draw one edit at several strengths and guidance scales, from one inversion for each strength
+    #[command(mut_args(without(&["strength"])))]
     Sweep(SweepArgs),
     /// Show what a model holds
     Info(InfoArgs),
@@ -77,7 +80,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_enum)]
     pub(crate) weights: Option<WeightsName>,
     /// Number of threads [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub(crate) threads: Option<u16>,
     /// Let PyTorch take its fastest kernels, with `--backend tch`; exactness is then not promised
     #[arg(long)]
@@ -89,10 +92,11 @@ pub(crate) struct RunArgs {
     /// Steps over the full schedule [default: 50; 20 with the demo model]
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     pub(crate) steps: Option<usize>,
-    /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 for fresh noise, and with the demo model but for sdedit]
+    /// Share of the schedule that is run, from 0 to 1 [default: 0.8; 1 from fresh noise; 1 with the demo model, except for sdedit]
     #[arg(long, value_name = "S", value_parser = strength, allow_negative_numbers = true)]
     pub(crate) strength: Option<f64>,
-    /// How to walk the steps: edict; belm or bdia at half the network calls; ddim, which does not come back [default: edict]
+    /// How to walk the steps: edict; belm or bdia at half the network calls; ddim, which does not come back; with `edict edit` also sdedit, which adds noise
+    /// and inverts nothing [default: edict]
     #[arg(long, value_enum)]
     pub(crate) sampler: Option<SamplerName>,
     /// Compute in floats: exact up to rounding instead of to the last bit
@@ -137,7 +141,7 @@ pub(crate) struct ImageArgs {
     #[arg(long)]
     pub(crate) sample_posterior: bool,
     /// Seed of the noise for --sample-posterior [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
 }
 
@@ -188,7 +192,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "WxH", value_parser = ImageSize::from_str)]
     pub(crate) size: Option<ImageSize>,
     /// Seed of fresh noise [default: 0]
-    #[arg(long, value_name = "N", conflicts_with = "inversion")]
+    #[arg(long, value_name = "N", conflicts_with = "inversion", value_parser = seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -340,7 +344,8 @@ pub(crate) enum SamplerName {
     Belm,
     Bdia,
     Ddim,
-    /// No inversion: the picture plus noise (edit alone)
+    // Of one command alone, and told by the flag's help.
+    #[value(hide = true)]
     Sdedit,
 }
 
@@ -413,6 +418,14 @@ impl FromStr for WeightArg {
     }
 }
 
+/// Leaves out of a command's help what it takes, as its siblings do, and has no use for: it warns then.
+fn without(useless: &'static [&'static str]) -> impl FnMut(Arg) -> Arg {
+    move |argument| {
+        let hidden = useless.contains(&argument.get_id().as_str());
+        if hidden { argument.hide(true) } else { argument }
+    }
+}
+
 /// The samples' names, each with what it shows.
 fn samples() -> PossibleValuesParser {
     let sample = |sample: &edict_demo_model::Sample| PossibleValue::new(sample.name).help(sample.caption);
@@ -421,6 +434,15 @@ fn samples() -> PossibleValuesParser {
 
 fn steps(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|steps| *steps > 0).ok_or_else(|| "it must be a whole number from 1".to_owned())
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("it must be a whole number from 0 to {}", u64::MAX))
+}
+
+fn threads(text: &str) -> Result<u16, String> {
+    let value = text.parse().ok().filter(|threads| (1..=1024).contains(threads));
+    value.ok_or_else(|| "it must be a whole number from 1 to 1024".to_owned())
 }
 
 fn strength(text: &str) -> Result<f64, String> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use edict_candle::{CandleBackend, DeviceSpec};
+use edict_candle::{CandleBackend, CandleError, DeviceSpec};
 use edict_stable_diffusion::{Backend, Checkpoint, DType, Inversion, Origin};
 
 use crate::args::{BackendName, Command};
@@ -46,7 +46,13 @@ impl Offered for CandleBackend {
                 "--fast-kernels is for `--backend tch`: candle has one kind, which is exact",
             ));
         }
-        let mut backend = Self::new(device, dtype)?;
+        let mut backend = Self::new(device, dtype).map_err(|error| match error {
+            CandleError::DeviceNotBuilt { name, feature } => Failure::running(format!(
+                "this build has no {name} support: `cargo build --release -p edict-cli --features {feature}` makes one that has; or \
+                 leave out --device"
+            )),
+            error => error.into(),
+        })?;
         if let Some(threads) = threads {
             backend = backend.with_threads(threads)?;
         }

@@ -18,6 +18,9 @@ pub(crate) struct Defaults {
 }
 
 impl Defaults {
+    /// Strengths of a sweep.
+    pub(crate) const STRENGTHS: [f64; 3] = [0.6, 0.8, 1.0];
+
     const GENERAL: Self = Self {
         steps: 50,
         strength: 0.8,

@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use crate::args::{ImageArgs, ModelArgs, SamplerName};
 use crate::failure::Failure;
 use crate::progress::Reporter;
-use crate::session::model_size;
 
 /// A picture that is named, and the prompt that describes it.
 pub(crate) struct Input<'a> {
@@ -78,6 +77,13 @@ impl<'a> Input<'a> {
             }
         };
         let size = args.size.or_else(|| self.size_of_the_demo(folder, picture.size(), &name, reporter));
+        let (found, trained) = (picture.size(), folder.image_size());
+        if size.is_none() && (found.width > 2 * trained.width || found.height > 2 * trained.height) {
+            reporter.warn(format!(
+                "{name}: {found} is much larger than the {trained} that the model was trained at, and takes as much longer: \
+                 --size {trained} makes it that"
+            ));
+        }
         picture.prepare(size, folder.vae_config().factor()).map_err(|error| match error {
             ImageError::Size { .. } => Failure::usage(format!("--size: {error}")),
             other => other.into(),
@@ -92,7 +98,7 @@ impl<'a> Input<'a> {
         name: &str,
         reporter: &Reporter,
     ) -> Option<ImageSize> {
-        let size = model_size(folder);
+        let size = folder.image_size();
         if !self.demo || found == size {
             return None;
         }

@@ -6,6 +6,7 @@ mod backends;
 mod commands;
 mod defaults;
 mod failure;
+mod files;
 mod input;
 mod measure;
 mod memory;
@@ -40,8 +41,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    progress::watch_interrupts();
     let output = cli.command.output();
+    progress::watch_interrupts(output.quiet);
     let reporter = Reporter::new(output.quiet);
     let result = match backends::chosen(&cli.command) {
         BackendName::Candle => run_on::<CandleBackend>(&cli.command, &reporter),

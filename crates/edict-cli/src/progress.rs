@@ -15,14 +15,18 @@ use crate::failure::Failure;
 /// Set once Ctrl-C was pressed; commands look at it between steps.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Makes Ctrl-C stop the work at the next step, and the second one at once.
-pub(crate) fn watch_interrupts() {
+/// Makes Ctrl-C stop the work at the next step, and the second one at once; says so unless `quiet`.
+pub(crate) fn watch_interrupts(quiet: bool) {
     // Without a handler Ctrl-C ends the program at once, which loses nothing: outputs are renamed into place when complete.
-    let _ = ctrlc::set_handler(|| {
+    let _ = ctrlc::set_handler(move || {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             // Not in the middle of an output: its temporary file would stay.
             let _finished = writing();
             std::process::exit(1);
+        }
+        // A step of a large model takes a while.
+        if !quiet {
+            tell("stopping after this step; Ctrl-C again ends the program at once");
         }
     });
 }

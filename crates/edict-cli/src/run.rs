@@ -6,8 +6,8 @@ use edict_core::{
     Guidance, Guided, Latents, SampleError, Sampler, Stability, StepError, Trajectory, check_deterministic,
 };
 use edict_stable_diffusion::{
-    AnySampler, AnyState, Backend, Checkpoint, GuidanceSettings, Inversion, Origin, PromptEmbedding,
-    UNetPredictor,
+    AnySampler, AnyState, Backend, Checkpoint, Generation, GuidanceSettings, Inversion, Origin,
+    PromptEmbedding, UNetPredictor,
 };
 use serde_json::{Value, json};
 
@@ -124,11 +124,7 @@ pub(crate) fn generate<B: Backend>(
         None => (&inversion.noise, 0),
     };
     let (_, rest) = trajectory.split_at(level)?;
-    let returns = sampler.is_exact()
-        && !inversion.predictions.is_empty()
-        && prompt == inversion.prompt
-        && generation.negative == inversion.negative
-        && generation.guidance == inversion.guidance;
+    let returns = returns(inversion, generation);
     let inverted: &[u64] = if returns { &inversion.predictions } else { &[] };
     let skipped = calls_before(sampler, trajectory, level);
     let witness = Witness::checking(model, inverted, skipped);
@@ -167,6 +163,15 @@ pub(crate) fn generate<B: Backend>(
     drop(witness);
     generation.state = Some(stopped);
     Err(interrupt(job, output))
+}
+
+/// Whether a generation asks what its inversion asked, so that every answer can be compared with the one then.
+pub(crate) fn returns(inversion: &Inversion, generation: &Generation) -> bool {
+    inversion.sampler.is_exact()
+        && !inversion.predictions.is_empty()
+        && generation.prompts.get(generation.finished) == Some(&inversion.prompt)
+        && generation.negative == inversion.negative
+        && generation.guidance == inversion.guidance
 }
 
 /// Keeps what was generated for later if the run was interrupted while the picture was being decoded.

@@ -8,8 +8,7 @@ use edict_candle::DeviceSpec;
 use edict_core::{Guidance, Guided, Latents, NoiseSchedule};
 use edict_stable_diffusion::{
     Backend, Checkpoint, DType, GuidanceSettings, ImageSize, Inversion, ModelFolder, Origin, PromptEmbedding,
-    StableDiffusion, UNetPredictor, check_writable, instruction_set, seeded_noise, write_atomically,
-    write_png,
+    StableDiffusion, UNetPredictor, instruction_set, seeded_noise, write_atomically, write_png,
 };
 use ndarray::{Array3, Array4, ArrayD, Axis, Ix3};
 use serde_json::{Map, Value, json};
@@ -41,31 +40,6 @@ pub(crate) fn open_folder(model: Option<&Path>, reporter: &Reporter) -> Result<M
     }
     reporter.say("no --model: taking the demo model in this program, small and made for drawn scenes");
     Ok(edict_demo_model::folder()?)
-}
-
-/// The size of picture the model was trained at.
-pub(crate) fn model_size(folder: &ModelFolder) -> ImageSize {
-    let factor = folder.vae_config().factor();
-    // 64 latents a side are diffusers' own default.
-    let [height, width] = folder.unet_config().sample_size.unwrap_or([64, 64]);
-    ImageSize { width: width * factor, height: height * factor }
-}
-
-/// Finds out that an output cannot be written before the work is done.
-pub(crate) fn check_outputs<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<(), Failure> {
-    for path in paths {
-        check_writable(path)?;
-    }
-    Ok(())
-}
-
-/// Warns when the name of a picture promises another format.
-pub(crate) fn check_picture_name(path: &Path, reporter: &Reporter) {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    if let Some(other @ ("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff")) = extension.as_deref() {
-        reporter
-            .warn(format!("pictures are written as PNG, whatever the name: {} says {other}", path.display()));
-    }
 }
 
 /// Loads a model; `defaults` are those of an inversion file.

@@ -1,8 +1,8 @@
 //! The settings of a run, with their defaults filled in.
 
 use edict_core::{
-    Ddim, Edict, LatticeEdict, LatticeTwoStep, MixingWeight, Stability, Trajectory, TwoStep, TwoStepRule,
-    UpdateOrder,
+    ConfigError, Ddim, Edict, LatticeEdict, LatticeTwoStep, MixingWeight, Stability, Trajectory, TwoStep,
+    TwoStepRule, UpdateOrder,
 };
 use edict_stable_diffusion::{AnySampler, GuidanceSettings, Inversion, ModelFolder};
 use serde_json::{Map, Value, json};
@@ -62,8 +62,18 @@ impl RunSettings {
 
     /// Lays out the run before the model's weights are read, so that settings that do not fit are refused at once.
     pub(crate) fn trajectory(&self, folder: &ModelFolder) -> Result<Trajectory, Failure> {
-        let trajectory = folder.trajectory(self.steps, self.strength);
-        trajectory.map_err(|error| Failure::usage(chain(&error)))
+        let Self { steps, strength, .. } = *self;
+        folder.trajectory(steps, strength).map_err(|error| match error {
+            // The last of so many steps lies beyond the schedule where a model's timesteps are shifted up by one.
+            ConfigError::TimestepOutsideTraining { last, .. }
+                if folder.trajectory(last, strength).is_ok() =>
+            {
+                Failure::usage(format!(
+                    "--steps {steps} does not fit this model's schedule: use at most {last}"
+                ))
+            }
+            error => Failure::usage(chain(&error)),
+        })
     }
 
     /// Makes the sampler of a run, its mixing weight a number: that is what a file keeps.
@@ -106,19 +116,18 @@ pub(crate) fn stability(sampler: &AnySampler, run: &Trajectory) -> Option<Stabil
 
 /// Says what floats lose on a run, and warns when that is too much for them.
 pub(crate) fn report_stability(sampler: &AnySampler, run: &Trajectory, reporter: &Reporter) {
+    warn_of_no_steps(run, reporter);
     let Some(stability) = stability(sampler, run) else {
         reporter.say("ddim comes back only approximately");
         return;
     };
-    let (lost, steps, name) = (stability.lost_bits(), run.len(), sampler.name());
+    let (lost, steps, name) = (stability.lost_bits(), counted(run.len()), sampler.name());
     if sampler.is_exact() {
-        reporter.say(&format!("{name}, {steps} steps, exact; floats would lose {lost:.1} bits"));
+        reporter.say(&format!("{name}, {steps}, exact; floats would lose {lost:.1} bits"));
         return;
     }
     let error = stability.expected_error(f64::EPSILON / 2.0);
-    reporter.say(&format!(
-        "{name}, {steps} steps, in floats: {lost:.1} bits lost, errors up to about {error:.0e}"
-    ));
+    reporter.say(&format!("{name}, {steps}, in floats: {lost:.1} bits lost, errors up to about {error:.0e}"));
     if lost > Stability::F64_BITS {
         let remedy = match sampler.edict() {
             Some(_) => {
@@ -128,11 +137,26 @@ pub(crate) fn report_stability(sampler: &AnySampler, run: &Trajectory, reporter:
             None => two_step_remedy(sampler).to_owned(),
         };
         reporter.warn(format!(
-            "{steps} steps of {name} in floats lose {lost:.0} bits, and f64 has {} to spare: the image may not come back; \
+            "{steps} of {name} in floats lose {lost:.0} bits, and f64 has {} to spare: the image may not come back; \
              leave out --float, or use {remedy}",
             Stability::F64_BITS
         ));
     }
+}
+
+/// Warns when there is nothing to do.
+pub(crate) fn warn_of_no_steps(run: &Trajectory, reporter: &Reporter) {
+    if run.is_empty() {
+        let steps = counted(run.schedule_steps());
+        reporter.warn(format!(
+            "at this strength none of {steps} is run, so that nothing changes: give more --strength or more --steps"
+        ));
+    }
+}
+
+/// "1 step", "2 steps".
+fn counted(steps: usize) -> String {
+    if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") }
 }
 
 /// What keeps a two-step sampler's errors small: BDIA's grow by `1 / gamma` a step, O-BELM's less with more steps.

@@ -22,21 +22,18 @@ impl Tile {
         Self { picture, label: label.into() }
     }
 
-    /// How much one picture differs from another: black where it does not, by red and yellow to white for all of the range.
-    pub(crate) fn difference(a: &Array3<f64>, b: &Array3<f64>, label: impl Into<String>) -> Self {
-        let (_, height, width) = a.dim();
-        let mut picture = Array3::from_elem((3, height, width), -1.0);
-        if a.dim() == b.dim() {
-            for ((y, x), largest) in
-                (a - b).fold_axis(Axis(0), 0.0, |most: &f64, d| most.max(d.abs() / 2.0)).indexed_iter()
-            {
-                for channel in 0..3 {
-                    let share = (3.0 * largest - channel as f64).clamp(0.0, 1.0);
-                    picture[[channel, y, x]] = 2.0 * share - 1.0;
-                }
-            }
+    /// How much one picture differs from another: black where it does not, by red and yellow to white for all of the range. `None`
+    /// if their sizes differ.
+    pub(crate) fn difference(a: &Array3<f64>, b: &Array3<f64>, label: impl Into<String>) -> Option<Self> {
+        if a.dim() != b.dim() {
+            return None;
         }
-        Self::new(picture, label)
+        let largest = (a - b).fold_axis(Axis(0), 0.0, |most: &f64, d| most.max(d.abs() / 2.0));
+        let picture = Array3::from_shape_fn(a.dim(), |(channel, y, x)| {
+            let share = (3.0 * largest[[y, x]] - channel as f64).clamp(0.0, 1.0);
+            2.0 * share - 1.0
+        });
+        Some(Self::new(picture, label))
     }
 
     fn enlarged(&self, factor: usize) -> Array3<f64> {
@@ -144,7 +141,8 @@ mod tests {
         let mut b = a.clone();
         b[[1, 0, 1]] = 1.0;
         b[[2, 0, 2]] = -2.0;
-        let tile = Tile::difference(&a, &b, "");
+        assert!(Tile::difference(&a, &Array3::zeros((3, 3, 1)), "").is_none());
+        let tile = Tile::difference(&a, &b, "").unwrap();
         let pixel = |x: usize| [0, 1, 2].map(|c| tile.picture[[c, 0, x]]);
         assert_eq!([pixel(0), pixel(1), pixel(2)], [[-1.0; 3], [1.0, 0.0, -1.0], [1.0; 3]]);
     }

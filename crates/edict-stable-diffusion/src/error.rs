@@ -23,6 +23,14 @@ pub enum LoadError {
         /// What the system said.
         source: io::Error,
     },
+    /// A model is a folder, and this is none.
+    #[error("{path}: {}", if *is_file { "this is a file; name the folder of a model (checkpoints of a single file are not read)" } else { "there is no such folder" })]
+    NotAFolder {
+        /// The path that was to be opened.
+        path: PathBuf,
+        /// Whether there is a file of that name.
+        is_file: bool,
+    },
     /// None of the names a part of the model may have is in the folder.
     #[error("{folder} has no {}: not a Stable Diffusion folder in the Hugging Face layout, or an incomplete download", looked_for.join(" and no "))]
     MissingFile {

@@ -11,6 +11,7 @@ use edict_core::{ConfigError, NoiseSchedule, Trajectory};
 
 use crate::config::{ModelIndex, SchedulerConfig, TextEncoderConfig, UNetConfig, VaeConfig, parse_json};
 use crate::error::LoadError;
+use crate::image::ImageSize;
 use crate::limited::read_limited;
 use crate::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::weights::WeightFile;
@@ -45,10 +46,18 @@ impl ModelFolder {
     /// Opens a folder on disk.
     ///
     /// # Errors
-    /// [`LoadError`], naming the file and what is wrong with it: a missing file, bad JSON, a config that is not supported, a
+    /// [`LoadError`], naming the file and what is wrong with it: no folder, a missing file, bad JSON, a config that is not supported, a
     /// weight file that is cut off, parts that do not fit together.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
-        Self::read(Files::Disk(path.as_ref().to_owned()))
+        let path = path.as_ref().to_owned();
+        match std::fs::metadata(&path) {
+            Ok(found) if found.is_dir() => Self::read(Files::Disk(path)),
+            Ok(_) => Err(LoadError::NotAFolder { path, is_file: true }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(LoadError::NotAFolder { path, is_file: false })
+            }
+            Err(source) => Err(LoadError::Io { path, source }),
+        }
     }
 
     /// Opens a model that is compiled into the program; `name` stands for its folder in messages. The disk is not touched.
@@ -164,6 +173,15 @@ impl ModelFolder {
     /// [`ConfigError`] if the steps do not fit into the schedule or the strength is outside its range.
     pub fn trajectory(&self, steps: usize, strength: f64) -> Result<Trajectory, ConfigError> {
         self.scheduler.trajectory(&self.schedule, steps, strength)
+    }
+
+    /// Returns the size of the pictures that the model was trained on; where the U-Net's config does not say, 64 latents a side, as
+    /// diffusers takes it.
+    pub fn image_size(&self) -> ImageSize {
+        let factor = self.vae.factor();
+        let [height, width] = self.unet.sample_size.unwrap_or([64, 64]);
+        // A config may say any number; no picture is that large.
+        ImageSize { width: width.saturating_mul(factor), height: height.saturating_mul(factor) }
     }
 
     /// Returns the noise predictor's weights.

@@ -46,7 +46,9 @@ pub enum InversionFileError {
         source: Box<InversionFileError>,
     },
     /// The bytes are not a safetensors file, or one that was cut off.
-    #[error("not a whole safetensors file: {0}")]
+    #[error(
+        "not a whole safetensors file: {0}; it was cut off, or is no inversion (`edict invert` makes one)"
+    )]
     Safetensors(#[from] SafeTensorError),
     /// The file holds something else.
     #[error("not an inversion: its metadata has no `edict` entry; make one with `edict invert`")]
@@ -55,7 +57,9 @@ pub enum InversionFileError {
     #[error("this is the checkpoint of an interrupted run and no inversion; go on with `--resume`")]
     Checkpoint,
     /// The file is no checkpoint.
-    #[error("not a checkpoint: its metadata has no `edict_checkpoint` entry")]
+    #[error(
+        "not a checkpoint: its metadata has no `edict_checkpoint` entry; an inversion goes to `edict generate --inversion`"
+    )]
     NotACheckpoint,
     /// A checkpoint of pictures has none left to make.
     #[error("metadata `edict_checkpoint` are damaged: {finished} of {prompts} pictures are finished")]

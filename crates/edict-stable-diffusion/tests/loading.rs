@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use edict_stable_diffusion::{
-    Backend, DType, EmbeddedFiles, LoadError, ModelFolder, TextEncoder, UNet, Vae, WeightFile,
+    Backend, DType, EmbeddedFiles, ImageSize, LoadError, ModelFolder, TextEncoder, UNet, Vae, WeightFile,
 };
 use ndarray::{Array2, ArrayD, IxDyn};
 use proptest::prelude::*;
@@ -443,6 +443,18 @@ fn the_fingerprint_changes_with_weights_and_settings_and_with_nothing_else() {
     copy.set("scheduler/scheduler_config.json", "prediction_type", json!("epsilon"));
     copy.set("text_encoder/config.json", "torch_dtype", json!("float16"));
     assert_eq!(fingerprint(), original);
+}
+
+#[test]
+fn the_size_of_pictures_is_that_of_training() {
+    // The autoencoder makes pictures 8 times as wide as latents.
+    for (sample_size, width, height) in
+        [(json!(96), 768, 768), (json!([16, 40]), 320, 128), (json!(null), 512, 512)]
+    {
+        let copy = Copy::of("tiny-sd1");
+        copy.set("unet/config.json", "sample_size", sample_size);
+        assert_eq!(ModelFolder::open(copy.path()).unwrap().image_size(), ImageSize { width, height });
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::args::{EditArgs, SamplerName};
 use crate::backends::Offered;
 use crate::defaults::Defaults;
 use crate::failure::Failure;
+use crate::files::{self, Format, Named};
 use crate::input::Input;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, noise_json, noise_quality};
@@ -30,12 +31,13 @@ pub(crate) fn run<B: Offered>(args: &EditArgs, reporter: &Reporter) -> Result<Re
     let generation = kept.as_ref().and_then(|job| job.generation.as_ref());
     let targets = generation.map_or(&args.target, |generation| &generation.prompts);
     let outputs = session::numbered(&args.output, targets.len());
-    let written: Vec<&Path> = outputs.iter().map(AsRef::as_ref).chain(args.sheet.as_deref()).collect();
-    if written[..outputs.len()].contains(&written[written.len() - 1]) && args.sheet.is_some() {
-        return Err(Failure::usage("--output and --sheet name the same file"));
+    let sheet = args.sheet.as_deref().map(|path| ("--sheet", path));
+    let written: Vec<Named<'_>> =
+        outputs.iter().map(|path| ("--output", path.as_path())).chain(sheet).collect();
+    files::check([("--image", args.image.image.as_deref()), ("--resume", args.resume.as_deref())], &written)?;
+    for (_, path) in [("--output", args.output.as_path())].into_iter().chain(sheet) {
+        files::check_name(path, Format::Picture, reporter);
     }
-    session::check_outputs(written.iter().copied())?;
-    session::check_picture_name(&args.output, reporter);
     let folder = session::open_folder(args.model.model.as_deref(), reporter)?;
     let factor = folder.vae_config().factor();
     let mut source = None;
@@ -55,7 +57,13 @@ pub(crate) fn run<B: Offered>(args: &EditArgs, reporter: &Reporter) -> Result<Re
             source_guidance.scale = args.source_guidance.unwrap_or(defaults.source_guidance(guidance.scale));
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
-            report_stability(&sampler, &trajectory, reporter);
+            match settings.sampler {
+                SamplerName::Sdedit => {
+                    reporter.say("sdedit: noise is added to the picture, nothing is inverted");
+                    settings::warn_of_no_steps(&trajectory, reporter);
+                }
+                _ => report_stability(&sampler, &trajectory, reporter),
+            }
             let image = input.read(&folder, settings.sampler, reporter)?;
             let session = session::load::<B>(&args.model, &folder, None, reporter)?;
             let latent = session.encode_image(&image, &args.image)?;
@@ -131,6 +139,7 @@ pub(crate) fn run<B: Offered>(args: &EditArgs, reporter: &Reporter) -> Result<Re
         json.insert("sampler".to_owned(), SamplerName::Sdedit.name().into());
         json.insert("seed".to_owned(), seed.into());
     }
+    let written: Vec<&Path> = written.iter().map(|(_, path)| *path).collect();
     let mut report = Report::new("edit", json, &written, &session);
     report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));
     let pair = job.inversion.latents()?;
@@ -175,7 +184,15 @@ fn contact_sheet<B: Backend>(
         )],
     ];
     for (picture, label) in pictures {
-        rows[1].push(Tile::difference(&picture, &source, "difference from the source"));
+        let difference = Tile::difference(&picture, &source, "difference from the source");
+        rows[1].push(difference.ok_or_else(|| {
+            let size = |of: &Array3<f64>| format!("{}x{}", of.dim().2, of.dim().1);
+            Failure::running(format!(
+                "the finished picture of \"{label}\" is {} now and not {}, so no sheet can be made: edit anew, without --resume",
+                size(&picture),
+                size(&source)
+            ))
+        })?);
         rows[0].push(Tile::new(picture, label));
     }
     Ok(sheet(&rows).insert_axis(Axis(0)).into_dyn())

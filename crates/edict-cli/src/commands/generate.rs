@@ -1,11 +1,13 @@
 //! `edict generate`: from noise to a picture, the noise of an inversion or fresh noise.
 
 use std::fmt::Write;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use edict_core::Sampler;
 use edict_stable_diffusion::{
-    Checkpoint, Generation, ImageSize, Inversion, bit_identical, bit_identical_pair, latents_to_bytes,
-    seeded_noise,
+    Checkpoint, Generation, ImageSize, Inversion, InversionFileError, Origin, bit_identical,
+    bit_identical_pair, latents_to_bytes, seeded_noise,
 };
 use serde_json::json;
 
@@ -13,6 +15,7 @@ use crate::args::GenerateArgs;
 use crate::backends::Offered;
 use crate::defaults::Defaults;
 use crate::failure::Failure;
+use crate::files::{self, Format, Named};
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance};
 use crate::run::{self, Checked};
@@ -20,15 +23,19 @@ use crate::session;
 use crate::settings::{self, RunSettings, check_kept, insert_run, report_stability, stability_json};
 
 pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Result<Report, Failure> {
-    let outputs: Vec<_> = std::iter::once(args.output.as_path()).chain(args.latents.as_deref()).collect();
-    if args.latents.as_ref() == Some(&args.output) {
-        return Err(Failure::usage("--output and --latents name the same file"));
+    let latents = args.latents.as_deref().map(|path| ("--latents", path));
+    let outputs: Vec<Named<'_>> = [("--output", args.output.as_path())].into_iter().chain(latents).collect();
+    files::check(
+        [("--inversion", args.inversion.as_deref()), ("--resume", args.resume.as_deref())],
+        &outputs,
+    )?;
+    files::check_name(&args.output, Format::Picture, reporter);
+    if let Some((_, path)) = latents {
+        files::check_name(path, Format::Tensors, reporter);
     }
-    session::check_outputs(outputs.iter().copied())?;
-    session::check_picture_name(&args.output, reporter);
     let kept = match (&args.resume, &args.inversion) {
         (Some(path), _) => Some((session::read_checkpoint(path, "generate")?, path)),
-        (None, Some(path)) => Some((begin(args, Inversion::read(path)?), path)),
+        (None, Some(path)) => Some((begin(args, read(path)?), path)),
         (None, None) => None,
     };
     let folder = session::open_folder(args.model.model.as_deref(), reporter)?;
@@ -45,6 +52,9 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
                     session::load::<B>(&args.model, &folder, Some(&job.inversion.origin), reporter)?;
                 let mut job = job;
                 if let Some(generation) = &mut job.generation {
+                    if !run::returns(&job.inversion, generation) {
+                        warn_of_another_machine(&job.inversion.origin, &session.origin, reporter);
+                    }
                     generation.origin = session.origin.clone();
                 }
                 (session, job)
@@ -57,7 +67,7 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
             let trajectory = settings.trajectory(&folder)?;
             let sampler = settings.sampler(&trajectory)?;
             report_stability(&sampler, &trajectory, reporter);
-            let size = args.size.unwrap_or_else(|| session::model_size(&folder));
+            let size = args.size.unwrap_or_else(|| folder.image_size());
             size.check(factor).map_err(|error| Failure::usage(format!("--size: {error}")))?;
             let session = session::load::<B>(&args.model, &folder, None, reporter)?;
             let shape = session.model.latent_shape(1, size.width, size.height);
@@ -106,6 +116,7 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
         // A checkpoint keeps the noise, not where it came from.
         (None, Some(_)) => json.insert("seed".to_owned(), args.seed.into()),
     };
+    let outputs: Vec<_> = outputs.iter().map(|(_, path)| *path).collect();
     let mut report = Report::new("generate", json, &outputs, &session);
     report.json.insert("stability".to_owned(), stability_json(sampler, trajectory));
     report.json.insert("predictions".to_owned(), Checked::json(checked.as_ref()));
@@ -122,6 +133,15 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
     Ok(report)
 }
 
+fn read(path: &Path) -> Result<Inversion, Failure> {
+    Inversion::read(path).map_err(|error| match &error {
+        InversionFileError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+            Failure::running(format!("{error}; `edict invert` makes inversions"))
+        }
+        _ => error.into(),
+    })
+}
+
 /// What is to be generated, as the flags say it or else as the inversion was made.
 fn begin(args: &GenerateArgs, inversion: Inversion) -> Checkpoint {
     let generation = Generation {
@@ -134,6 +154,20 @@ fn begin(args: &GenerateArgs, inversion: Inversion) -> Checkpoint {
         state: None,
     };
     Checkpoint { command: "generate".to_owned(), inversion, level: 0, generation: Some(generation) }
+}
+
+/// Says so where networks will not answer as they did, which a run that asks them something else cannot find out.
+fn warn_of_another_machine(then: &Origin, now: &Origin, reporter: &Reporter) {
+    let weights = |origin: &Origin| origin.weights.clone().unwrap_or_else(|| origin.dtype.clone());
+    let pairs = [
+        ("back end", then.backend.clone(), now.backend.clone()),
+        ("device", then.device.clone(), now.device.clone()),
+        ("dtype", then.dtype.clone(), now.dtype.clone()),
+        ("weights", weights(then), weights(now)),
+    ];
+    if let Some((what, then, now)) = pairs.iter().find(|(_, then, now)| then != now) {
+        reporter.warn(format!("the inversion was made with {what} {then}, this is {now}: exactness is lost"));
+    }
 }
 
 /// Refuses flags that say otherwise than the file.

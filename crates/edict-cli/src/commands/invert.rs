@@ -12,6 +12,7 @@ use crate::args::InvertArgs;
 use crate::backends::Offered;
 use crate::defaults::Defaults;
 use crate::failure::Failure;
+use crate::files::{self, Format};
 use crate::input::Input;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, noise_json, noise_quality};
@@ -24,7 +25,11 @@ pub(crate) fn run<B: Offered>(args: &InvertArgs, reporter: &Reporter) -> Result<
         Some(_) => None,
         None => Some(Input::choose(&args.image, &args.model, args.prompt.as_deref(), "--prompt")?),
     };
-    session::check_outputs([args.output.as_path()])?;
+    files::check(
+        [("--image", args.image.image.as_deref()), ("--resume", args.resume.as_deref())],
+        &[("--output", &args.output)],
+    )?;
+    files::check_name(&args.output, Format::Tensors, reporter);
     let kept = match &args.resume {
         Some(path) => Some(session::read_checkpoint(path, "invert")?),
         None => None,

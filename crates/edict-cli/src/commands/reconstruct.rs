@@ -9,6 +9,7 @@ use crate::args::{CompareArgs, GuidanceArgs, ImageArgs, ModelArgs, ReconstructAr
 use crate::backends::Offered;
 use crate::defaults::Defaults;
 use crate::failure::Failure;
+use crate::files::{self, Format};
 use crate::input::Input;
 use crate::measure::{Row, Subject, candidates, row_json, table};
 use crate::plot;
@@ -18,9 +19,9 @@ use crate::session;
 use crate::settings::{self, RunSettings, insert_run, report_stability, stability_json};
 
 pub(crate) fn run<B: Offered>(args: &ReconstructArgs, reporter: &Reporter) -> Result<Report, Failure> {
-    session::check_outputs(args.output.as_deref())?;
     if let Some(path) = &args.output {
-        session::check_picture_name(path, reporter);
+        files::check([("--image", args.image.image.as_deref())], &[("--output", path)])?;
+        files::check_name(path, Format::Picture, reporter);
     }
     let ReconstructArgs { image, prompt, model, run, guidance, output, .. } = args;
     let job = Job { command: "reconstruct", image, prompt: prompt.as_deref(), model, run, guidance };
@@ -38,7 +39,10 @@ pub(crate) fn run<B: Offered>(args: &ReconstructArgs, reporter: &Reporter) -> Re
 }
 
 pub(crate) fn compare<B: Offered>(args: &CompareArgs, reporter: &Reporter) -> Result<Report, Failure> {
-    session::check_outputs(args.plot.as_deref())?;
+    if let Some(path) = &args.plot {
+        files::check([("--image", args.image.image.as_deref())], &[("--plot", path)])?;
+        files::check_name(path, Format::Plot, reporter);
+    }
     let CompareArgs { image, prompt, model, run, guidance, plot, .. } = args;
     let job = Job { command: "compare", image, prompt: prompt.as_deref(), model, run, guidance };
     job.run::<B>(

@@ -1,14 +1,15 @@
 //! `edict sweep`: one edit at several settings.
 
-use edict_core::{MixingWeight, Sampler};
+use edict_core::Sampler;
 use edict_stable_diffusion::{Checkpoint, Generation, GuidanceSettings, Inversion};
 use ndarray::Axis;
 use serde_json::{Value, json};
 
-use crate::args::{RunArgs, SweepArgs, WeightArg};
+use crate::args::{RunArgs, SamplerName, SweepArgs, WeightArg};
 use crate::backends::Offered;
 use crate::defaults::Defaults;
 use crate::failure::Failure;
+use crate::files::{self, Format};
 use crate::input::Input;
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance, insert_image};
@@ -19,17 +20,14 @@ use crate::sheet::{Tile, sheet};
 
 pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<Report, Failure> {
     let input = Input::choose(&args.image, &args.model, args.source.as_deref(), "--source")?;
-    session::check_outputs([args.output.as_path()])?;
-    session::check_picture_name(&args.output, reporter);
+    files::check([("--image", args.image.image.as_deref())], &[("--output", &args.output)])?;
+    files::check_name(&args.output, Format::Picture, reporter);
     let or = |given: &[f64], default: &[f64]| if given.is_empty() { default } else { given }.to_vec();
     let defaults = Defaults::of(&args.model);
     let guidance = settings::guidance(&args.guidance, defaults.guidance);
     let (strengths, guidances) =
-        (or(&args.strengths, &[0.6, 0.8, 1.0]), or(&args.guidances, &defaults.guidances));
-    let weights = match &args.mixing_weights[..] {
-        [] => vec![args.run.mixing_weight.unwrap_or(WeightArg::Auto)],
-        weights => weights.to_vec(),
-    };
+        (or(&args.strengths, &Defaults::STRENGTHS), or(&args.guidances, &defaults.guidances));
+    let weights = weights(args, reporter);
     if args.run.strength.is_some() {
         reporter.warn("--strength has no effect: --strengths says which are drawn".to_owned());
     }
@@ -41,7 +39,7 @@ pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<R
     let mut runs = Vec::new();
     for weight in &weights {
         for strength in &strengths {
-            let (mixing_weight, strength) = (Some(*weight), Some(*strength));
+            let (mixing_weight, strength) = (*weight, Some(*strength));
             let settings = RunSettings::new(
                 &RunArgs { mixing_weight, strength, ..args.run.clone() },
                 defaults,
@@ -90,10 +88,7 @@ pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<R
             generation: None,
         };
         run::invert(&session, &mut job, None)?;
-        let weight = sampler.edict().map(|edict| match edict.mixing_weight() {
-            MixingWeight::Fixed(p) => p,
-            MixingWeight::Auto => MixingWeight::Auto.resolve(&job.inversion.trajectory),
-        });
+        let weight = sampler.edict().map(|edict| edict.mixing_weight().resolve(&job.inversion.trajectory));
         let words = weight.filter(|_| weights.len() > 1).map_or(String::new(), |p| format!(", p {p:.3}"));
         let label = format!("strength {}{words}: {}", settings.strength, input.prompt);
         let mut row = vec![Tile::new(source.clone(), label)];
@@ -129,4 +124,20 @@ pub(crate) fn run<B: Offered>(args: &SweepArgs, reporter: &Reporter) -> Result<R
     let mut report = Report::new("sweep", json, &[&args.output], &session);
     report.json.insert("cells".to_owned(), Value::Array(cells));
     Ok(report)
+}
+
+/// The mixing weights of the rows; `None` where none was given.
+fn weights(args: &SweepArgs, reporter: &Reporter) -> Vec<Option<WeightArg>> {
+    let sampler = args.run.sampler.unwrap_or(SamplerName::Edict);
+    if args.mixing_weights.is_empty() {
+        return vec![args.run.mixing_weight];
+    }
+    if sampler != SamplerName::Edict {
+        reporter.warn(format!("--mixing-weights has no effect with --sampler {}", sampler.name()));
+        return vec![None];
+    }
+    if args.run.mixing_weight.is_some() {
+        reporter.warn("--mixing-weight has no effect: --mixing-weights says which are drawn".to_owned());
+    }
+    args.mixing_weights.iter().copied().map(Some).collect()
 }
