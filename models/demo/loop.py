@@ -45,8 +45,11 @@ def rate(step, steps, warm_up, final, begun=0):
 
 
 def optimizers(nets, learning_rate):
-    """Muon for the weights between features; AdamW for norms, biases, embeddings and what touches in- and output."""
-    named = [(f"{key}.{name}", p) for key, net in nets.items() for name, p in net.named_parameters()]
+    """Muon for the weights between features; AdamW for norms, biases, embeddings and what touches in- and output.
+
+    Names are those within a net: `post_quant_conv`, which is a net of its own where the decoder is trained alone, has Muon there.
+    """
+    named = [(name, p) for net in nets.values() for name, p in net.named_parameters()]
     outer = ("conv_in", "conv_out", "embeddings", "quant_conv")
     hidden = [p for name, p in named if p.ndim >= 2 and not any(part in name for part in outer)]
     rest = [p for name, p in named if p.ndim < 2 or any(part in name for part in outer)]

@@ -49,7 +49,7 @@ impl Offered for CandleBackend {
         let mut backend = Self::new(device, dtype).map_err(|error| match error {
             CandleError::DeviceNotBuilt { name, feature } => Failure::running(format!(
                 "this build has no {name} support: `cargo build --release -p edict-cli --features {feature}` makes one that has; or \
-                 leave out --device"
+                 give --device cpu"
             )),
             error => error.into(),
         })?;

@@ -41,10 +41,13 @@ pub(crate) fn check<const N: usize>(
 /// The file that a path names, however that is spelled; it need not be there.
 fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| {
+        // A link may name what is not there yet.
+        let link = path.read_link().ok().zip(path.parent());
+        let path = link.map_or_else(|| path.to_owned(), |(to, parent)| parent.join(to));
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match (parent.canonicalize(), path.file_name()) {
             (Ok(parent), Some(name)) => parent.join(name),
-            _ => path.to_owned(),
+            _ => path,
         }
     })
 }
@@ -92,12 +95,16 @@ mod tests {
         let at = |name: &str| desk.path().join(name);
         std::fs::create_dir(at("a")).unwrap();
         std::fs::write(at("here.png"), "").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("new.png", at("link.png")).unwrap();
         for (one, other, same) in [
             ("here.png", "a/../here.png", true),
             ("new.png", "./a/../new.png", true),
             ("new.png", "a/new.png", false),
             ("none/x.png", "none/x.png", true),
             ("none/x.png", "none/y.png", false),
+            #[cfg(unix)]
+            ("link.png", "new.png", true),
         ] {
             assert_eq!(identity(&at(one)) == identity(&at(other)), same, "{one} {other}");
         }

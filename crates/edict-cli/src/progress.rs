@@ -19,7 +19,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn watch_interrupts(quiet: bool) {
     // Without a handler Ctrl-C ends the program at once, which loses nothing: outputs are renamed into place when complete.
     let _ = ctrlc::set_handler(move || {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if is_interrupted() {
             // Not in the middle of an output: its temporary file would stay.
             let _finished = writing();
             std::process::exit(1);
@@ -28,6 +28,8 @@ pub(crate) fn watch_interrupts(quiet: bool) {
         if !quiet {
             tell("stopping after this step; Ctrl-C again ends the program at once");
         }
+        // Told first: the last line is then the error's.
+        INTERRUPTED.store(true, Ordering::SeqCst);
     });
 }
 

@@ -149,7 +149,7 @@ pub(crate) fn warn_of_no_steps(run: &Trajectory, reporter: &Reporter) {
     if run.is_empty() {
         let steps = counted(run.schedule_steps());
         reporter.warn(format!(
-            "at this strength none of {steps} is run, so that nothing changes: give more --strength or more --steps"
+            "at this strength none of {steps} is run, so that nothing changes: more strength or more steps would"
         ));
     }
 }

@@ -254,6 +254,12 @@ fn picked_on(
     with: &Value,
 ) -> Result<Vec<Run>, Fault> {
     let name = path.display();
+    if !path.exists() {
+        return Err(format!(
+            "{name}: no such file; measure some edits first, with --results {name} --first N"
+        )
+        .into());
+    }
     let results = Results::read(path, with)?;
     let (there, judged) = (results.numbers(), options.numbers());
     if there.start < judged.end && judged.start < there.end {

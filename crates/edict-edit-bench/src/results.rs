@@ -62,12 +62,14 @@ impl Results {
         };
         let head = format!("{}\n", json!({ "with": with }));
         // A head that was cut is written anew.
-        let begun = !head.as_bytes().starts_with(&text);
+        let begun = text.len() >= head.len() || !head.as_bytes().starts_with(&text);
         let scores = if begun { parse(path, &text, with)? } else { HashMap::new() };
         make_parent(path)?;
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(named)?;
         if !begun {
-            file.set_len(0).map_err(named)?;
+            if !text.is_empty() {
+                file.set_len(0).map_err(named)?;
+            }
             file.write_all(head.as_bytes()).map_err(named)?;
         } else if text.last().is_some_and(|byte| *byte != b'\n') {
             writeln!(file).map_err(named)?;
@@ -82,7 +84,7 @@ impl Results {
     pub(crate) fn read(path: &Path, with: &Value) -> Result<Self, Fault> {
         let name = path.display();
         let text = std::fs::read(path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => format!("{name}: no such file; measure first, with --results {name}"),
+            ErrorKind::NotFound => format!("{name}: no such file"),
             _ => format!("{name}: {error}"),
         })?;
         let scores = Mutex::new(parse(path, &text, with)?);
@@ -131,12 +133,15 @@ fn parse(path: &Path, text: &[u8], with: &Value) -> Result<HashMap<String, Outco
     let mut scores = HashMap::new();
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_default());
-    let found = lines.next().unwrap_or_default()["with"].take();
-    if found != *with {
+    let head = lines.next().unwrap_or_default();
+    let found = &head["with"];
+    if found != with {
         let path = path.display();
         return Err(match found {
-            Value::Null => format!("{path}: this is no file of results; name another by --results"),
-            found => format!("{path}: these results were made with {found}, not with {with}; name another file by --results"),
+            Value::Null => format!("{path}: this is no file of results; name another"),
+            found => {
+                format!("{path}: these results were made with {found}, not with {with}; name another file")
+            }
         }
         .into());
     }
@@ -194,9 +199,13 @@ mod tests {
         Results::open(&path, &json!({"model": "abc"})).unwrap();
         let error = Results::open(&path, &json!({"model": "abd"})).err().unwrap().to_string();
         assert!(error.contains("abc") && error.contains("abd"), "{error}");
-        for (text, read) in
-            [("notes\n", false), ("{\"key\": \"a\", \"error\": \"of old\"}\n", false), ("{\"with\":", true)]
-        {
+        for (text, read) in [
+            ("notes\n", false),
+            ("[1]\n", false),
+            ("7,8\n", false),
+            ("{\"key\": \"a\", \"error\": \"of old\"}\n", false),
+            ("{\"with\":", true),
+        ] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(Results::open(&path, &json!({"model": "abc"})).is_ok(), read, "{text}");
             // What is of something else stays as it is; a head that was cut is whole again.

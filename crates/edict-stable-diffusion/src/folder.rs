@@ -180,8 +180,7 @@ impl ModelFolder {
     pub fn image_size(&self) -> ImageSize {
         let factor = self.vae.factor();
         let [height, width] = self.unet.sample_size.unwrap_or([64, 64]);
-        // A config may say any number; no picture is that large.
-        ImageSize { width: width.saturating_mul(factor), height: height.saturating_mul(factor) }
+        ImageSize { width: width * factor, height: height * factor }
     }
 
     /// Returns the noise predictor's weights.

@@ -46,9 +46,7 @@ pub enum InversionFileError {
         source: Box<InversionFileError>,
     },
     /// The bytes are not a safetensors file, or one that was cut off.
-    #[error(
-        "not a whole safetensors file: {0}; it was cut off, or is no inversion (`edict invert` makes one)"
-    )]
+    #[error("not a safetensors file, or one that was cut off: {0}")]
     Safetensors(#[from] SafeTensorError),
     /// The file holds something else.
     #[error("not an inversion: its metadata has no `edict` entry; make one with `edict invert`")]

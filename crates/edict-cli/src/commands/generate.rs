@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::args::GenerateArgs;
 use crate::backends::Offered;
 use crate::defaults::Defaults;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::files::{self, Format, Named};
 use crate::progress::Reporter;
 use crate::report::{Report, insert_guidance};
@@ -52,7 +52,7 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
                     session::load::<B>(&args.model, &folder, Some(&job.inversion.origin), reporter)?;
                 let mut job = job;
                 if let Some(generation) = &mut job.generation {
-                    if !run::returns(&job.inversion, generation) {
+                    if job.inversion.sampler.is_exact() && !run::returns(&job.inversion, generation) {
                         warn_of_another_machine(&job.inversion.origin, &session.origin, reporter);
                     }
                     generation.origin = session.origin.clone();
@@ -135,10 +135,14 @@ pub(crate) fn run<B: Offered>(args: &GenerateArgs, reporter: &Reporter) -> Resul
 
 fn read(path: &Path) -> Result<Inversion, Failure> {
     Inversion::read(path).map_err(|error| match &error {
-        InversionFileError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
-            Failure::running(format!("{error}; `edict invert` makes inversions"))
+        InversionFileError::Io { source, .. } if source.kind() != ErrorKind::NotFound => error.into(),
+        InversionFileError::File { source, .. }
+            if !matches!(**source, InversionFileError::Safetensors(_)) =>
+        {
+            error.into()
         }
-        _ => error.into(),
+        // It is not there, or something else.
+        _ => Failure::running(format!("{}; `edict invert` makes inversions", chain(&error))),
     })
 }
 
@@ -166,7 +170,7 @@ fn warn_of_another_machine(then: &Origin, now: &Origin, reporter: &Reporter) {
         ("weights", weights(then), weights(now)),
     ];
     if let Some((what, then, now)) = pairs.iter().find(|(_, then, now)| then != now) {
-        reporter.warn(format!("the inversion was made with {what} {then}, this is {now}: exactness is lost"));
+        reporter.warn(format!("the inversion was made with {what} {then}, this is {now}: what is not touched will not stay to the last bit"));
     }
 }
 

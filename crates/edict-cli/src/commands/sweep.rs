@@ -134,7 +134,7 @@ fn weights(args: &SweepArgs, reporter: &Reporter) -> Vec<Option<WeightArg>> {
     }
     if sampler != SamplerName::Edict {
         reporter.warn(format!("--mixing-weights has no effect with --sampler {}", sampler.name()));
-        return vec![None];
+        return vec![args.run.mixing_weight];
     }
     if args.run.mixing_weight.is_some() {
         reporter.warn("--mixing-weight has no effect: --mixing-weights says which are drawn".to_owned());
