@@ -732,6 +732,21 @@ fn pictures_are_cut_to_multiples_of_eight_or_to_the_size_asked_for() {
 }
 
 #[test]
+fn a_picture_much_larger_than_the_models_own_is_warned_about() {
+    let desk = Desk::new();
+    let photo = |flags: &str| {
+        let call = desk.invert("inversion").instead("--image", image("chelsea-451x300.png"));
+        call.args("--steps 1 --strength 1").args(flags).json()["warnings"].to_string()
+    };
+    let warnings = photo("");
+    assert!(
+        warnings.contains("451x300 is much larger than the 64x64") && warnings.contains("--size 64x64"),
+        "{warnings}"
+    );
+    assert_eq!(photo("--size 64x64"), "[]");
+}
+
+#[test]
 fn the_posterior_is_sampled_with_a_seed() {
     let desk = Desk::new();
     let latent = |flags: &str| {
@@ -1105,7 +1120,7 @@ fn numbers_and_names_that_make_no_sense_are_refused() {
 fn devices_that_are_not_built_in_are_refused() {
     let desk = Desk::new();
     for call in desk.calls() {
-        desk.refuses(call.clone().args("--device cuda:0"), 1, &["CUDA", "cuda"]);
+        desk.refuses(call.clone().args("--device cuda:0"), 1, &["CUDA", "--features cuda", "--device cpu"]);
         desk.refuses(call.args("--device metal"), 1, &["Metal", "metal"]);
     }
 }

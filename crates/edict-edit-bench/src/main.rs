@@ -301,9 +301,25 @@ mod tests {
         let sizes: Vec<_> = plans.chunk_by(Plan::inverts_as).map(<[_]>::len).collect();
         assert_eq!(sizes, [3, 1, 1]);
         assert!(!Method::SdEdit.takes(plans[1].setting) && Method::SdEdit.takes(plans[3].setting));
+        let twice = super::plans(&options("--steps 2,2 --strength 1,0.5,1.0 --guidance 1"), &folder).unwrap();
+        assert_eq!(twice.len(), 2);
         // An inversion over other steps is another one.
         let longer = Plan::new(Setting { steps: 3, ..plans[0].setting }, &folder).unwrap();
         assert!(!plans[0].inverts_as(&longer));
+    }
+
+    #[test]
+    fn numbers_of_edits_stay_within_the_seeds_of_an_attribute() {
+        for (words, fits) in [
+            ("--cases 0", false),
+            ("--cases 50000", true),
+            ("--cases 50001", false),
+            ("--first 50000", false),
+        ] {
+            let found = Options::try_parse_from(["edit-bench"].into_iter().chain(words.split_whitespace()));
+            assert_eq!(found.is_ok(), fits, "{words}");
+        }
+        assert!(options("--first 49999 --cases 50000").numbers().end <= case::NUMBERS);
     }
 
     #[test]
