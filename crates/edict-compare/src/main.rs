@@ -15,7 +15,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use edict_candle::CandleBackend;
-use edict_stable_diffusion::{DType, ImageSize, ModelFolder, Picture, write_png};
+use edict_stable_diffusion::{
+    DType, ImageSize, ModelFolder, Picture, check_writable, write_atomically, write_png,
+};
 use edict_tch::TchBackend;
 use ndarray::Axis;
 use serde_json::{Value, json};
@@ -159,6 +161,8 @@ fn work(Worker { backend, load }: &Worker) -> Result<(), Fault> {
 }
 
 fn compare(options: &Options) -> Result<(), Fault> {
+    // Rounds take minutes: what cannot be written is told before them.
+    options.write.as_deref().map_or(Ok(()), check_writable)?;
     let picture = prepare(options)?;
     let job = json!({
         "image": picture, "source": options.source, "target": options.target, "negative": "",
@@ -197,7 +201,7 @@ fn compare(options: &Options) -> Result<(), Fault> {
         if let Some(path) = options.write.as_ref().filter(|_| round > 0) {
             // After each round: what is cut off leaves what there is.
             let found = table::Comparison::new(&field, &left_out, round, options);
-            std::fs::write(path, found.page(&machine))?;
+            write_atomically(path, |file| file.write_all(found.page(&machine).as_bytes()))?;
         }
     }
     let found = table::Comparison::new(&field, &left_out, options.rounds, options);
