@@ -430,6 +430,17 @@ fn exit_status_tells_usage_from_failure() {
     ] {
         assert_eq!(call.run().code(), 2);
     }
+    // What a command has no use for is not offered.
+    for (command, flag, offered) in [
+        ("sweep", "--strength ", false),
+        ("edit", "--strength ", true),
+        ("compare", "--sampler ", false),
+        ("reconstruct", "--float", false),
+        ("invert", "--float", true),
+    ] {
+        let help = edict(command).arg("--help").run().stdout();
+        assert_eq!(help.contains(flag), offered, "{command} {flag}");
+    }
     let desk = Desk::new();
     desk.refuses(desk.invert("inversion").args("--frobnicate"), 2, &["--frobnicate"]);
     desk.refuses(desk.generate("picture.png"), 2, &["--prompt"]);

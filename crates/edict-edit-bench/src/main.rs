@@ -159,15 +159,16 @@ fn plans(options: &Options, folder: &ModelFolder) -> Result<Vec<Plan>, Fault> {
                         SourceGuidance::Same => guidance,
                         SourceGuidance::Of(scale) => scale,
                     };
-                    let setting = Setting { guidance, source_guidance, strength, steps };
-                    if !settings.contains(&setting) && !all.contains(&setting) {
-                        settings.push(setting);
-                    }
+                    settings.push(Setting { guidance, source_guidance, strength, steps });
                 }
             }
             // Those that share an inversion stand together, so that it is made once.
             settings.sort_by(|a: &Setting, b| a.source_guidance.total_cmp(&b.source_guidance));
-            all.extend(settings);
+            for setting in settings {
+                if !all.contains(&setting) {
+                    all.push(setting);
+                }
+            }
         }
     }
     all.into_iter().map(|setting| Plan::new(setting, folder)).collect()

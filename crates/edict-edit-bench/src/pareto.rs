@@ -101,12 +101,9 @@ pub(crate) fn compare(runs: &[Run], ours: &'static str, theirs: &'static str) ->
         .enumerate()
         .flat_map(|(side, points)| {
             let places = places(points);
-            let of = points.iter().map(move |point| Step {
-                preservation: point.preservation,
-                side,
-                run: point.index,
-            });
-            of.zip(places.clone()).filter(move |(_, place)| !is_beaten(*place, &places)).map(|(step, _)| step)
+            let unbeaten =
+                points.iter().filter(move |point| !is_beaten((point.preservation, point.success), &places));
+            unbeaten.map(move |point| Step { preservation: point.preservation, side, run: point.index })
         })
         .filter(|step| (least..=most).contains(&step.preservation))
         .collect();
